@@ -1,0 +1,176 @@
+"""From an exception to what the user sees: one sentence, one line that says what to do, and an exit code."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+
+from ..imaging.errors import InputError
+from ..pipeline.errors import ItemsFailedError, RunFolderError
+from ..zoo.errors import AccessError, CardError, DigestMismatchError, UnknownModelError, WeightsMissingError
+from .notes import write
+
+FAILED = 1
+USAGE = 2
+WEIGHTS_MISSING = 3
+ACCESS = 4
+DIGEST = 5
+OUT_OF_MEMORY = 6
+ITEMS_FAILED = 7
+INTERRUPTED = 130
+
+# Errors of ours carry their own remedy; the first class that fits decides.
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (InputError, USAGE),
+    (CardError, USAGE),
+    (UnknownModelError, USAGE),
+    (RunFolderError, USAGE),
+    (WeightsMissingError, WEIGHTS_MISSING),
+    (AccessError, ACCESS),
+    (DigestMismatchError, DIGEST),
+    (ItemsFailedError, ITEMS_FAILED),
+)
+
+_UNUSABLE_PATH = {
+    errno.EACCES: "Choose a folder that you may write to, or correct its permissions.",
+    errno.EPERM: "Choose a folder that you may write to, or correct its permissions.",
+    errno.EROFS: "Choose a folder on a file system that can be written to.",
+    errno.ENOSPC: "Free some space, then run the same command with --resume.",
+    errno.EDQUOT: "Free some of your quota, then run the same command with --resume.",
+    errno.ENOTDIR: "Name a folder; a file is in its way.",
+    errno.ENAMETOOLONG: "Choose shorter names.",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as the user sees it.
+
+    Attributes:
+        code: Exit code of the process.
+        sentence: What went wrong, with the thing and the value.
+        remedy: What to run or change; empty where there is nothing to say.
+        details: Further lines, such as one per failed item.
+    """
+
+    code: int
+    sentence: str
+    remedy: str = ""
+    details: tuple[str, ...] = ()
+
+
+def explain(error: BaseException) -> Failure:
+    """What to tell the user about an exception, and the exit code that goes with it."""
+    for translate in _TRANSLATIONS:
+        failure = translate(error)
+        if failure is not None:
+            return failure
+    return Failure(
+        FAILED,
+        f"{type(error).__name__}: {one_line(str(error)) or 'no message'}",
+        "Set CCELLA_DEBUG=1 to see where it happened, and report it if it is not your input.",
+    )
+
+
+def report(error: BaseException) -> int:
+    """Writes an exception to standard error as the user should see it, and returns the exit code.
+
+    `CCELLA_DEBUG=1` adds the traceback.
+    """
+    if os.environ.get("CCELLA_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    failure = explain(error)
+    if failure.sentence:
+        write(f"error: {failure.sentence}")
+    for line in failure.details:
+        write(f"  {line}")
+    if failure.remedy:
+        write(f"  {failure.remedy}")
+    return failure.code
+
+
+def one_line(text: str) -> str:
+    """The text with its line ends and runs of blanks turned into single blanks."""
+    return " ".join(text.split())
+
+
+def _interruption(error: BaseException) -> Failure | None:
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return Failure(INTERRUPTED, "Interrupted.", "What is done is kept; --resume goes on where it stopped.")
+    return None
+
+
+def _usage(error: BaseException) -> Failure | None:
+    if not isinstance(error, click.ClickException):
+        return None
+    message = one_line(error.message)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "ccella"
+    near = getattr(error, "possibilities", None)
+    if near:
+        return Failure(USAGE, message, f"Did you mean {near[0]}? `{path} --help` lists them all.")
+    if isinstance(error, click.MissingParameter):
+        message = one_line(error.format_message())
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        message = f"{error.param.get_error_hint(context)}: {message}" if context is not None else message
+    return Failure(USAGE, message, f"`{path} --help` shows how it is used.")
+
+
+def _ours(error: BaseException) -> Failure | None:
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            details: tuple[str, ...] = ()
+            sentence = one_line(str(error))
+            if isinstance(error, ItemsFailedError):
+                details = tuple(one_line(f"{item.id}: {item.reason} {item.remedy}") for item in error.failures)
+                sentence = sentence.split(":", 1)[0] + ":"
+            return Failure(code, sentence, getattr(error, "remedy", ""), details)
+    return None
+
+
+def _memory(error: BaseException) -> Failure | None:
+    # torch is not imported for this: only where it already is can one of its errors have been raised.
+    torch = sys.modules.get("torch")
+    kinds: tuple[type[BaseException], ...] = (MemoryError,)
+    if torch is not None:
+        kinds += (torch.OutOfMemoryError,)
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, kinds) or on_cpu:
+        return Failure(
+            OUT_OF_MEMORY,
+            f"Out of memory: {one_line(str(error)).split('. ')[0] or 'the machine has no more to give'}.",
+            "Use a smaller --batch-size, --precision bf16, or a machine with more memory; --resume keeps what is done.",
+        )
+    return None
+
+
+def _files(error: BaseException) -> Failure | None:
+    if not isinstance(error, OSError):
+        return None
+    name = f"{error.filename}: " if error.filename is not None else ""
+    sentence = f"{name}{error.strerror or one_line(str(error))}."
+    if error.errno in _UNUSABLE_PATH:
+        return Failure(USAGE, sentence, _UNUSABLE_PATH[error.errno])
+    if isinstance(error, FileNotFoundError | IsADirectoryError | FileExistsError):
+        return Failure(USAGE, sentence, "Check the path.")
+    return None
+
+
+def _missing_module(error: BaseException) -> Failure | None:
+    if isinstance(error, ModuleNotFoundError):
+        return Failure(FAILED, f"The Python package {error.name} is not installed.", "Install ccella again: `make setup`.")
+    return None
+
+
+_TRANSLATIONS: tuple[Callable[[BaseException], Failure | None], ...] = (
+    _interruption,
+    _usage,
+    _ours,
+    _memory,
+    _files,
+    _missing_module,
+)

@@ -1,0 +1,193 @@
+"""The forward process: how much noise a latent carries at each timestep, and what a network is asked to predict.
+
+A noisy latent is z_t = sqrt(a_t) z + sqrt(1 - a_t) eps, where a_t is the cumulative product of the alphas (Ho et al.
+2020, "Denoising diffusion probabilistic models", equation 4). Tables are float64, tensors float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+BETA_SCHEDULES = ("scaled_linear", "linear", "cosine", "squaredcos_cap_v2")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+# The cosine schedule's offset and cap (Nichol and Dhariwal 2021, section 3.2).
+_COSINE_OFFSET = 0.008
+_COSINE_MAX_BETA = 0.999
+
+
+def _cosine_betas(train_timesteps: int) -> torch.Tensor:
+    time = torch.arange(train_timesteps + 1, dtype=torch.float64) / train_timesteps
+    signal = torch.cos((time + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
+    return (1 - signal[1:] / signal[:-1]).clamp(max=_COSINE_MAX_BETA)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The variance-preserving noise schedule of a model and the quantity its network predicts.
+
+    Attributes:
+        train_timesteps: number of timesteps T; t runs from 0 (least noise) to T - 1.
+        beta_schedule: "scaled_linear" (linear in sqrt(beta), Rombach et al. 2022), "linear" (Ho et al. 2020) or
+            "cosine", also called "squaredcos_cap_v2" (Nichol and Dhariwal 2021).
+        beta_start: beta at t = 0; not used by the cosine schedule.
+        beta_end: beta at t = T - 1; not used by the cosine schedule.
+        prediction: "epsilon" (the noise), "v_prediction" (sqrt(a) eps - sqrt(1 - a) z; Salimans and Ho 2022, appendix
+            D) or "sample" (the clean latent).
+
+    Raises:
+        ValueError: if a name is unknown or a number out of range.
+    """
+
+    train_timesteps: int
+    beta_schedule: str
+    beta_start: float
+    beta_end: float
+    prediction: str
+
+    def __post_init__(self) -> None:
+        if self.train_timesteps < 1:
+            raise ValueError(f"A noise schedule needs at least one timestep, got {self.train_timesteps}.")
+        if self.beta_schedule not in BETA_SCHEDULES:
+            raise ValueError(f"Beta schedule {self.beta_schedule!r} is unknown; known are {', '.join(BETA_SCHEDULES)}.")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"Prediction {self.prediction!r} is unknown; known are {', '.join(PREDICTIONS)}.")
+        if "linear" in self.beta_schedule and not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"Betas must satisfy 0 < beta_start <= beta_end < 1, got {self.beta_start} and {self.beta_end}."
+            )
+
+    @cached_property
+    def betas(self) -> torch.Tensor:
+        """Variance added at each timestep, float64 [T] on the CPU."""
+        if self.beta_schedule == "scaled_linear":
+            root = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.train_timesteps, dtype=torch.float64)
+            return root**2
+        if self.beta_schedule == "linear":
+            return torch.linspace(self.beta_start, self.beta_end, self.train_timesteps, dtype=torch.float64)
+        return _cosine_betas(self.train_timesteps)
+
+    @cached_property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """Share of the signal's variance that is left at each timestep, float64 [T] on the CPU, decreasing."""
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    def signal_to_noise(self, t: torch.Tensor) -> torch.Tensor:
+        """Give the signal-to-noise ratio a_t / (1 - a_t) of each timestep.
+
+        Args:
+            t: integer timesteps of any shape.
+
+        Returns:
+            float32 ratios of the same shape, on t's device.
+
+        Raises:
+            ValueError: if a timestep is not an integer between 0 and T - 1.
+        """
+        alphas = self.alphas_cumprod[self._index(t)]
+        return (alphas / (1 - alphas)).to(torch.float32).to(t.device)
+
+    def add_noise(self, z: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Make noisy latents z_t = sqrt(a_t) z + sqrt(1 - a_t) eps.
+
+        Args:
+            z: clean latents [B, ...].
+            eps: standard normal noise of the same shape.
+            t: integer timesteps [B], or a single one for all items. On the CPU it costs no wait for the device.
+
+        Returns:
+            float32 noisy latents [B, ...].
+
+        Raises:
+            ValueError: if shapes disagree or a timestep is not an integer between 0 and T - 1.
+        """
+        signal, noise = self._coefficients(z, eps, t)
+        return signal * z.float() + noise * eps.float()
+
+    def target(self, z: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Give what the network should predict for the clean latents z made noisy with eps at t.
+
+        Args:
+            z: clean latents [B, ...].
+            eps: the noise that was added, same shape.
+            t: integer timesteps [B] or a single one.
+
+        Returns:
+            float32 target [B, ...] of this schedule's prediction type.
+
+        Raises:
+            ValueError: if shapes disagree or a timestep is not an integer between 0 and T - 1.
+        """
+        signal, noise = self._coefficients(z, eps, t)
+        if self.prediction == "epsilon":
+            return eps.float()
+        if self.prediction == "sample":
+            return z.float()
+        return signal * eps.float() - noise * z.float()
+
+    def to_x0(self, z_t: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Turn a network's prediction into the clean latent it implies.
+
+        Args:
+            z_t: noisy latents [B, ...].
+            prediction: the network's output, same shape.
+            t: integer timesteps [B] or a single one.
+
+        Returns:
+            float32 estimate of the clean latents [B, ...].
+
+        Raises:
+            ValueError: if shapes disagree or a timestep is not an integer between 0 and T - 1.
+        """
+        signal, noise = self._coefficients(z_t, prediction, t)
+        if self.prediction == "epsilon":
+            return (z_t.float() - noise * prediction.float()) / signal
+        if self.prediction == "sample":
+            return prediction.float()
+        return signal * z_t.float() - noise * prediction.float()
+
+    def to_eps(self, z_t: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Turn a network's prediction into the noise it implies.
+
+        Args:
+            z_t: noisy latents [B, ...].
+            prediction: the network's output, same shape.
+            t: integer timesteps [B] or a single one.
+
+        Returns:
+            float32 estimate of the noise [B, ...].
+
+        Raises:
+            ValueError: if shapes disagree or a timestep is not an integer between 0 and T - 1.
+        """
+        signal, noise = self._coefficients(z_t, prediction, t)
+        if self.prediction == "epsilon":
+            return prediction.float()
+        if self.prediction == "sample":
+            return (z_t.float() - signal * prediction.float()) / noise
+        return signal * prediction.float() + noise * z_t.float()
+
+    def _index(self, t: torch.Tensor) -> torch.Tensor:
+        if t.dtype.is_floating_point or t.dtype == torch.bool:
+            raise ValueError(f"Timesteps must be integers, got a tensor of {t.dtype}.")
+        index = t.detach().to(device="cpu", dtype=torch.long)
+        # A negative index would silently wrap around to the noisiest timesteps.
+        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.train_timesteps):
+            raise ValueError(
+                f"Timesteps must lie between 0 and {self.train_timesteps - 1}, "
+                f"got {int(index.min())} to {int(index.max())}."
+            )
+        return index
+
+    def _coefficients(self, z: torch.Tensor, other: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give sqrt(a_t) and sqrt(1 - a_t) as float32 tensors [B, 1, ...] or [1, ...] on z's device."""
+        if z.shape != other.shape:
+            raise ValueError(f"Latents of shape {tuple(z.shape)} do not go with a tensor of {tuple(other.shape)}.")
+        if t.ndim > 1 or (t.numel() != 1 and t.shape[0] != z.shape[0]):
+            raise ValueError(f"{z.shape[0]} latents need {z.shape[0]} timesteps or one, got shape {tuple(t.shape)}.")
+        alphas = self.alphas_cumprod[self._index(t)].reshape(-1, *[1] * (z.ndim - 1))
+        return alphas.sqrt().float().to(z.device), (1 - alphas).sqrt().float().to(z.device)

@@ -1,0 +1,133 @@
+"""Finds exams and makes them into the arrays that a model expects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError
+from .files import check_volume, read_volume
+from .intensity import parse_intensity
+from .layouts import LOOKED_FOR, Exam, find_in_folder
+from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifest
+from .spec import Channel, ImageSpec
+from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
+
+__all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exam"]
+
+# An image in this unit whose largest values stay below the number is in another unit.
+LEAST_MAXIMUM_OF_UNIT: Mapping[str, float] = {"1e-6 mm2/s": 10.0}
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedExam:
+    """An exam on a model's grid.
+
+    Args:
+        array: float32 `[C, X, Y, Z]` in 0..1.
+        affine: 4x4 float64 of the array's grid, voxel to RAS mm.
+        intensity_params: Bounds per channel, for `IntensityMap.invert`.
+        source_shape: Shape of the first channel's file, x, y, z.
+        source_affine: Affine of the first channel's file.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    intensity_params: list[dict[str, float]]
+    source_shape: tuple[int, int, int]
+    source_affine: np.ndarray
+
+
+def find_exams(source: Path | str, channels: Sequence[str]) -> list[Exam]:
+    """Finds exams in a folder (PI-CAI, Prostate158, plain, or one exam's) or a manifest (CSV, JSON Lines).
+
+    Args:
+        source: Folder or manifest.
+        channels: Channels that every exam must have.
+
+    Returns:
+        Exams sorted by id.
+
+    Raises:
+        InputError: Nothing is found, an exam lacks a channel or has it twice, an id is unsafe or there twice.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return find_in_folder(path, channels)
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    if path.suffix.lower() in MANIFEST_ENDINGS:
+        return find_in_manifest(path, channels)
+    raise InputError(f"{path} is neither a folder nor a manifest.", f"Give {LOOKED_FOR}.")
+
+
+def _read_channel(exam: Exam, channel: Channel) -> Volume:
+    """Reads and checks one channel."""
+    path = exam.files[channel.name]
+    name = f"{channel.name} of exam {exam.id!r} ({path})"
+    volume = read_volume(path)
+    check_volume(volume, name)
+    least = LEAST_MAXIMUM_OF_UNIT.get(channel.unit)
+    highest = float(volume.data.max())
+    if least is not None and highest < least:
+        factor, unit = (1e3, "1e-3 mm2/s") if highest >= least / 1e3 else (1e6, "mm2/s")
+        raise InputError(
+            f"The {name} is due in {channel.unit}, but no value exceeds {highest:.3g}: it looks like {unit}.",
+            f"Multiply the values by {factor:g} and save the file again.",
+        )
+    return volume
+
+
+def _map_to(volume: Volume, reference: Volume, exam: Exam, channel: Channel) -> Volume:
+    """Resamples a channel on the first one's grid, naming both where they do not overlap."""
+    try:
+        return resample_to(volume, reference)
+    except InputError as error:
+        raise InputError(f"Exam {exam.id!r}, channel {channel.name!r}: {error.message}", error.remedy) from error
+
+
+def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
+    """Reads an exam and puts it on a model's grid.
+
+    The first channel is reoriented; the others are resampled on its grid by their affines; intensities are mapped there;
+    then all go to the model's spacing and are cut or extended around the middle to its shape. Extended voxels are 0.
+
+    Args:
+        exam: What to read.
+        spec: A 3-D image: axes `xyz`.
+
+    Returns:
+        The prepared exam.
+
+    Raises:
+        InputError: A file cannot be used, the channels do not overlap in space, a channel has no contrast or a wrong unit,
+            or the image of `spec` is not 3-D.
+    """
+    if spec.axes != "xyz":
+        raise InputError(f"An exam cannot be put on a grid with axes {spec.axes!r}.", "Use a model of volumes ('xyz').")
+    first: Volume | None = None
+    grid: Volume | None = None
+    arrays, params = [], []
+    for channel in spec.channels:
+        volume = _read_channel(exam, channel)
+        if first is None:
+            first = volume
+            volume = reorient(volume, spec.orientation or volume.orientation)
+            reference = volume
+        else:
+            volume = _map_to(volume, reference, exam, channel)
+        try:
+            unit, bounds = parse_intensity(channel.intensity).apply(volume.data)
+        except InputError as error:
+            raise InputError(f"Exam {exam.id!r}, channel {channel.name!r}: {error.message}", error.remedy) from error
+        mapped = Volume(unit, reference.affine)
+        if spec.spacing_mm is not None:
+            mapped = resample_spacing(mapped, spec.spacing_mm)
+        grid = crop_or_pad(mapped, spec.shape, fill=0.0)
+        # Smoothing and interpolation stay within the range up to rounding.
+        arrays.append(np.clip(grid.data, 0.0, 1.0).astype(np.float32, copy=False))
+        params.append(bounds)
+    if first is None or grid is None:
+        raise InputError("The image has no channel.", "Name at least one channel.")
+    return PreparedExam(np.stack(arrays), grid.affine, params, first.shape, first.affine)

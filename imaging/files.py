@@ -1,0 +1,207 @@
+"""Reads and writes volume files.
+
+What is written is NIfTI with sform and qform set to the same affine. The file is NIfTI-1, which every tool reads, whenever
+its float32 fields hold the affine without loss, as they do for the grids that models generate (0.5, 1.5, 3 mm, centred on 0).
+Otherwise, as for an oblique scan or a 0.6 mm spacing, it is NIfTI-2, whose float64 fields always do; nibabel, ITK (so 3D Slicer,
+ITK-SNAP and SimpleITK), FSL 6, FreeSurfer and MRtrix read it. So an affine that is read back equals the one written, bit for bit.
+The qform is a quaternion and may differ in the last bits; it cannot hold shear, so a sheared affine gets the sform only.
+"""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .atomic import write_bytes
+from .errors import InputError
+from .itk import DEFLATE_LIMIT, check_claim, read_dicom_series, read_itk_file
+from .volume import Volume
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
+VOLUME_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
+# NIfTI's code for positions in the scanner's frame.
+SCANNER_CODE = 1
+# Fast, and within some percent of the best for noisy float data.
+GZIP_LEVEL = 4
+
+
+def volume_ending(path: Path | str) -> str | None:
+    """Returns the volume ending of a file name (`.nii.gz`, `.mha`, ...), or None where it has none."""
+    name = Path(path).name.lower()
+    return next((ending for ending in VOLUME_ENDINGS if name.endswith(ending)), None)
+
+
+def read_volume(path: Path | str) -> Volume:
+    """Reads a volume.
+
+    Args:
+        path: A `.nii`, `.nii.gz`, `.mha`, `.mhd` or `.nrrd` file, or a folder with the slices of one DICOM series.
+
+    Returns:
+        The volume in its stored orientation and type (float32 where the file scales its values). A fourth axis of one
+        is dropped.
+
+    Raises:
+        InputError: The path does not exist or is of another kind, or the file is damaged, truncated, absurdly large by its
+            header, without an orientation, or not a 3-D scalar image.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_dicom_series(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    ending = volume_ending(path)
+    if ending in NIFTI_ENDINGS:
+        return _read_nifti(path)
+    if ending in ITK_ENDINGS:
+        return read_itk_file(path)
+    raise InputError(
+        f"{path} is not of a known volume type.",
+        f"Use {', '.join(VOLUME_ENDINGS)}, or the folder of one DICOM series.",
+    )
+
+
+def _load_nifti(path: Path) -> "Nifti1Image":
+    """Reads a NIfTI header."""
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.nifti1 import Nifti1Image
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
+        raise InputError(
+            f"{path} is not a readable NIfTI file: {str(error) or type(error).__name__}.",
+            "Copy or download the file again.",
+        ) from error
+    if not isinstance(image, Nifti1Image):
+        raise InputError(f"{path} is not a NIfTI file but {type(image).__name__}.", "Convert it to NIfTI first.")
+    return image
+
+
+def _read_nifti(path: Path) -> Volume:
+    """Reads a NIfTI-1 or NIfTI-2 file, checking what its header claims first."""
+    image = _load_nifti(path)
+    shape = tuple(int(size) for size in image.shape)
+    if len(shape) != 3 and not (len(shape) > 3 and all(size == 1 for size in shape[3:])):
+        raise InputError(
+            f"{path} is {len(shape)}-D ({' x '.join(str(s) for s in shape)}) where 3-D is due.",
+            "Give one 3-D image per sequence; split a series into its volumes first.",
+        )
+    header = image.header
+    on_disk = path.stat().st_size
+    packed = path.name.lower().endswith(".gz")
+    present = on_disk * DEFLATE_LIMIT if packed else on_disk - int(header.get_data_offset())
+    check_claim(path, shape, header.get_data_dtype().itemsize, present)
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise InputError(
+            f"{path} has neither sform nor qform, so left and right in it are unknown.",
+            "Write the file again from its source with the scanner's positions.",
+        )
+    try:
+        data = np.asanyarray(image.dataobj)
+    except (EOFError, OSError, zlib.error, ValueError) as error:
+        raise InputError(
+            f"{path}: the file is truncated or damaged: {str(error) or type(error).__name__}.",
+            "Copy or download the file again.",
+        ) from error
+    if data.dtype != header.get_data_dtype():
+        # nibabel computes slope and intercept in float64; the values themselves have far fewer bits.
+        data = data.astype(np.float32)
+    return Volume(data.reshape(shape[:3]), _affine(image, path))
+
+
+def _affine(image: "Nifti1Image", path: Path) -> np.ndarray:
+    """The image's affine, or a sentence about why there is none."""
+    affine = image.affine
+    if affine is None or not np.isfinite(affine).all():
+        raise InputError(f"{path}: its affine is not finite.", "Repair the orientation in the file's header.")
+    return np.asarray(affine, dtype=np.float64)
+
+
+def _stored(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
+    """Converts to the stored type; integers are rounded, and what does not fit is refused."""
+    if not np.isfinite(data).all():
+        raise ValueError(f"{path}: a volume with NaN or infinite values is not written.")
+    if dtype.kind in "iu" and data.dtype != dtype:
+        data = np.rint(data)
+        limits = np.iinfo(dtype)
+        if data.min() < limits.min or data.max() > limits.max:
+            raise ValueError(f"{path}: values {data.min():g}..{data.max():g} do not fit into {dtype}.")
+    return np.ascontiguousarray(data).astype(dtype, copy=False)
+
+
+def write_volume(
+    path: Path | str, volume: Volume, *, dtype: npt.DTypeLike = np.float32, description: str = "synthetic"
+) -> None:
+    """Writes a volume as NIfTI, whole or not at all. The same volume gives the same bytes.
+
+    Args:
+        path: Ends in `.nii` or `.nii.gz`.
+        volume: What to write, in its own orientation.
+        dtype: Stored type; no scale factor is used. Integer types round.
+        description: The header's description, at most 79 bytes; say `synthetic` for what a model made.
+
+    Raises:
+        InputError: The path has another ending.
+        ValueError: Values are not finite or do not fit, or the type or description is not one that NIfTI can hold.
+        OSError: The file cannot be written.
+    """
+    from nibabel.nifti1 import Nifti1Image
+    from nibabel.nifti2 import Nifti2Image
+
+    path = Path(path)
+    if volume_ending(path) not in NIFTI_ENDINGS:
+        raise InputError(f"{path} is not a NIfTI file name.", "Let the name end in .nii.gz or .nii.")
+    if len(description.encode()) > 79:
+        raise ValueError(f"The description {description!r} is longer than the 79 bytes that NIfTI has room for.")
+    data = _stored(volume.data, np.dtype(dtype), path)
+    exact = np.array_equal(volume.affine.astype(np.float32).astype(np.float64), volume.affine)
+    small = max(volume.shape) < 2**15
+    image = (Nifti1Image if exact and small else Nifti2Image)(data, volume.affine, dtype=data.dtype)
+    header = image.header
+    header["descrip"] = description.encode()
+    header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, SCANNER_CODE)
+    axes = volume.affine[:3, :3] / np.array(volume.spacing_mm)
+    rigid = np.allclose(axes.T @ axes, np.eye(3), rtol=0.0, atol=1e-5)
+    image.set_qform(volume.affine if rigid else None, SCANNER_CODE if rigid else 0)
+    content = image.to_bytes()
+    if path.name.lower().endswith(".gz"):
+        # No time and no name in the gzip header, or the same volume would not give the same bytes.
+        content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    write_bytes(path, content)
+
+
+def check_volume(volume: Volume, name: str) -> None:
+    """Refuses a volume that cannot be an image of anything.
+
+    Args:
+        volume: What was read.
+        name: For the message: the channel, or the path.
+
+    Raises:
+        InputError: The volume is a single slice, holds NaN or infinity, or is constant.
+    """
+    if min(volume.shape) < 2:
+        raise InputError(
+            f"{name} is a single slice ({' x '.join(str(s) for s in volume.shape)}) where a volume is due.",
+            "Give a 3-D image with several slices.",
+        )
+    if volume.data.dtype.kind == "f":
+        bad = int(volume.data.size - np.isfinite(volume.data).sum())
+        if bad:
+            raise InputError(
+                f"{name} holds {bad} voxels that are NaN or infinite.", "Replace them, or write the file again."
+            )
+    low, high = volume.data.min(), volume.data.max()
+    if low == high:
+        raise InputError(f"{name} is constant: every voxel is {low:g}.", "Check that the right file was exported.")

@@ -1,0 +1,266 @@
+"""MetaImage, NRRD and DICOM series through SimpleITK.
+
+SimpleITK arrays are indexed `[z, y, x]` and its positions are LPS (left, posterior, superior); `to_volume` is the one place
+that turns both into this package's `[x, y, z]` and RAS.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import InputError
+from .volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+MAX_VOXELS = 2**31
+# DEFLATE cannot shrink data by more than this factor, so that a file's size bounds what its header may claim.
+DEFLATE_LIMIT = 1032
+# The distance of two slices may differ from the usual one by this fraction; where a slice is missing it is twice as long.
+UNEVEN_LIMIT = 0.05
+ELEMENT_BYTES = {
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_FLOAT": 4,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_DOUBLE": 8,
+}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps ITK's warnings off standard error: what matters in them is checked here and raised."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def check_claim(path: Path, shape: Sequence[int], item_bytes: int, present_bytes: int | None) -> None:
+    """Refuses what a header claims before anything is allocated for it.
+
+    Args:
+        path: For the message.
+        shape: Claimed size of each axis.
+        item_bytes: Bytes per voxel.
+        present_bytes: Bytes that could hold the image at most, or None where that is unknown.
+
+    Raises:
+        InputError: An axis is empty, there are more than 2^31 voxels, or more than the file can hold.
+    """
+    claimed = 1
+    for size in shape:
+        claimed *= int(size)
+    text = " x ".join(str(size) for size in shape)
+    if min(shape, default=0) < 1:
+        raise InputError(f"{path}: its header claims an image of {text} voxels.", "Write the file again.")
+    if claimed > MAX_VOXELS:
+        raise InputError(
+            f"{path}: its header claims {text} = {claimed:.3g} voxels, more than the {MAX_VOXELS} that are read.",
+            "Crop or resample the image, or write the file again if its header is damaged.",
+        )
+    if present_bytes is not None and claimed * item_bytes > present_bytes:
+        raise InputError(
+            f"{path}: the file is truncated: its header claims {claimed * item_bytes} bytes of voxels ({text}), "
+            f"but it can hold {present_bytes} at most.",
+            "Copy or download the file again.",
+        )
+
+
+def to_volume(image: "sitk.Image", path: Path) -> Volume:
+    """Turns a SimpleITK image into a volume: `[z, y, x]` into `[x, y, z]`, LPS into RAS.
+
+    Args:
+        image: 3-D scalar image, or 4-D with a single last index, which is dropped.
+        path: For the message.
+
+    Raises:
+        InputError: The image is not 3-D or has several values per voxel.
+    """
+    import SimpleITK as sitk
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel where one is due.",
+            "Give a scalar image, one file per sequence.",
+        )
+    size = image.GetSize()
+    _check_axes(path, size)
+    # Only the first three axes are space; a single last index carries nothing.
+    data = sitk.GetArrayFromImage(image).transpose()
+    data = data.reshape(data.shape[:3])
+    count = len(size)
+    direction = np.array(image.GetDirection()).reshape(count, count)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    # LPS and RAS differ in the sign of the first two world axes.
+    return Volume(data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+
+
+def _check_axes(path: Path, size: Sequence[int]) -> None:
+    """Refuses what is not 3-D; a fourth axis of one is let through."""
+    if len(size) == 3 or (len(size) == 4 and size[3] == 1):
+        return
+    raise InputError(
+        f"{path} is {len(size)}-D ({' x '.join(str(s) for s in size)}) where 3-D is due.",
+        "Give one 3-D image per sequence; split a series into its volumes first.",
+    )
+
+
+def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
+    """Reads the text header of a MetaImage: its fields, and the number of bytes it takes."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        for _ in range(1000):
+            line = file.readline(65536)
+            if not line:
+                break
+            key, _, value = line.decode("latin-1").partition("=")
+            fields[key.strip()] = value.strip()
+            if key.strip() == "ElementDataFile":
+                return fields, file.tell()
+    raise InputError(f"{path} is not a MetaImage: its header does not end in ElementDataFile.", "Write the file again.")
+
+
+def _check_metaimage(path: Path, shape: Sequence[int]) -> None:
+    """Compares a MetaImage's header with the bytes that are there: the library reads short data with noise only."""
+    fields, header_bytes = _metaimage_header(path)
+    source = fields["ElementDataFile"]
+    if source.upper() == "LOCAL":
+        present = path.stat().st_size - header_bytes
+    else:
+        if source.upper().startswith("LIST") or "%" in source:
+            return
+        data_path = path.parent / source
+        if not data_path.is_file():
+            raise InputError(
+                f"{path}: its data file {source!r} does not exist beside it.", "Copy both files into one folder."
+            )
+        present = data_path.stat().st_size
+    if fields.get("CompressedData", "False").lower() == "true":
+        stored = int(fields.get("CompressedDataSize", "0") or 0)
+        if stored > present:
+            raise InputError(
+                f"{path}: the file is truncated: {present} of {stored} compressed bytes are there.",
+                "Copy or download the file again.",
+            )
+        present *= DEFLATE_LIMIT
+    check_claim(path, shape, ELEMENT_BYTES.get(fields.get("ElementType", ""), 1), present)
+
+
+def read_itk_file(path: Path) -> Volume:
+    """Reads a MetaImage (.mha, .mhd) or NRRD file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The volume, with the stored type.
+
+    Raises:
+        InputError: The file is damaged, truncated, absurdly large by its header, or not a 3-D scalar image.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _quiet():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(f"{path} cannot be read: {_reason(error)}.", "Check that the file is whole.") from error
+        size = reader.GetSize()
+        _check_axes(path, size)
+        if path.suffix.lower() in (".mha", ".mhd"):
+            _check_metaimage(path, size)
+        else:
+            check_claim(path, size, 1, path.stat().st_size * DEFLATE_LIMIT)
+        try:
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: its voxels cannot be read: {_reason(error)}.", "Copy or download the file again."
+            ) from error
+    return to_volume(image, path)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of ITK's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("sitk::ERROR: ").rstrip(".") if lines else "unknown reason"
+
+
+def read_dicom_series(folder: Path) -> Volume:
+    """Reads the one DICOM series in a folder, slices sorted by position, rescale slope applied.
+
+    Args:
+        folder: Folder that directly holds the slices.
+
+    Returns:
+        The volume, with the stored type (floating point where there is a rescale slope).
+
+    Raises:
+        InputError: The folder holds no series or several, a slice is missing or doubled, or a file is damaged.
+    """
+    import SimpleITK as sitk
+
+    with _quiet():
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        if not series:
+            raise InputError(
+                f"{folder} holds no DICOM series.", "Give the folder that directly holds the slices of one series."
+            )
+        if len(series) > 1:
+            raise InputError(
+                f"{folder} holds {len(series)} DICOM series, and which one is meant is not clear.",
+                "Put each series into a folder of its own.",
+            )
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        try:
+            _check_slices(folder, names)
+            reader = sitk.ImageSeriesReader()
+            reader.SetFileNames(names)
+            image = reader.Execute()
+        except RuntimeError as error:
+            raise InputError(
+                f"{folder}: its DICOM series cannot be read: {_reason(error)}.", "Copy or download the series again."
+            ) from error
+    return to_volume(image, folder)
+
+
+def _check_slices(folder: Path, names: Sequence[str]) -> None:
+    """Reads the slices' headers and refuses uneven positions, which ITK reads as if they were even."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    origins = []
+    for name in names:
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        origins.append(reader.GetOrigin())
+    check_claim(folder, (*reader.GetSize()[:2], len(names)), 1, None)
+    normal = np.array(reader.GetDirection()).reshape(3, 3)[:, 2]
+    gaps = np.abs(np.diff(np.array(origins) @ normal))
+    if len(gaps) == 0:
+        return
+    usual = float(np.median(gaps))
+    worst = float(gaps[np.argmax(np.abs(gaps - usual))])
+    if abs(worst - usual) > UNEVEN_LIMIT * usual:
+        raise InputError(
+            f"{folder}: its {len(names)} slices are not evenly spaced: {usual:.3g} mm apart, but {worst:.3g} mm in one place.",
+            "A slice is missing or there twice: export the series again.",
+        )

@@ -1,0 +1,204 @@
+"""Exams as they lie in folders: PI-CAI, Prostate158 and plain folders.
+
+- PI-CAI: `<root>/**/<patient>/<patient>_<study>_<channel>.mha`, `marksheet.csv` at the root or in `clinical_information/`,
+  here also `reports/<patient>_<study>.txt`.
+- Prostate158: `<root>/**/<case>/{t2,adc,dwi}.nii.gz`.
+- Plain: `<id>/<id>_<channel>.<ending>` or `<id>/<channel>.<ending>`; a channel may also be a folder with a DICOM series.
+"""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import InputError
+from .files import VOLUME_ENDINGS, volume_ending
+from .names import channel_names, check_id, match_channel
+
+MARKSHEET = "marksheet.csv"
+LABEL_COLUMNS = ("case_csPCa", "class", "label")
+TEXT_COLUMNS = ("text", "report", "prompt")
+LABELS: Mapping[str, int] = {"yes": 1, "no": 0, "1": 1, "0": 0, "true": 1, "false": 0, "1.0": 1, "0.0": 0}
+LOOKED_FOR = (
+    "<id>/<id>_<channel>.<ending> (PI-CAI), <id>/<channel>.<ending> (Prostate158, plain), "
+    "or a manifest (.csv, .jsonl) with the columns id and one per channel"
+)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One exam: files of its channels, and what is known about it.
+
+    Args:
+        id: Names its files; safe as a file name.
+        patient_id: Exams of one patient share it, for splits.
+        files: Path per channel: a file, or the folder of a DICOM series.
+        text: Report; None where there is none.
+        label: 1 positive, 0 negative; None where unknown.
+        spacing_mm: Spacing that the exam stands for, where a manifest states one.
+        meta: What else the source says.
+    """
+
+    id: str
+    patient_id: str
+    files: Mapping[str, Path]
+    text: str | None = None
+    label: int | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+def check_exam(exam: Exam, channels: Sequence[str], origin: Path | str) -> Exam:
+    """Refuses an unsafe id and an exam without one of its channels; returns the exam."""
+    check_id(exam.id, str(origin))
+    missing = [channel for channel in channels if channel not in exam.files]
+    if missing:
+        names = " or ".join(channel_names(missing[0]))
+        raise InputError(
+            f"Exam {exam.id!r} in {origin} has no {missing[0]!r}; it has {', '.join(sorted(exam.files)) or 'no file'}.",
+            f"Add the file ({names}), or move the exam out of the folder or manifest.",
+        )
+    return exam
+
+
+def parse_label(value: object, origin: str) -> int | None:
+    """Reads a class: YES/NO, 1/0, true/false; None for an empty cell. Raises `InputError` for anything else."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    label = LABELS.get(str(value).strip().lower())
+    if label is None:
+        raise InputError(f"The class {value!r} of {origin} is not known.", "Use 1 or 0, or YES or NO.")
+    return label
+
+
+def read_report(path: Path) -> str:
+    """Reads a report as UTF-8. Raises `InputError` where the file is missing or not text."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"The report {path} does not exist.", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The report {path} is not UTF-8 text.", "Save it as plain text in UTF-8.") from error
+    if "\x00" in text:
+        raise InputError(f"The report {path} is binary.", "Save it as plain text in UTF-8.")
+    return text
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV file with a header line. Raises `InputError` where it is not one."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a readable CSV file: {error}.", "Save it as CSV in UTF-8.") from error
+    for number, row in enumerate(rows, start=2):
+        if None in row or any(value is None for value in row.values()):
+            raise InputError(
+                f"{path}: line {number} does not have as many cells as the header.", "Quote cells that hold commas."
+            )
+    return rows
+
+
+def _surroundings(source: Path) -> list[Path]:
+    """Folders in which a marksheet or reports may lie: the source, then the one above (for a single exam's folder)."""
+    return [source, source / "clinical_information", source.parent, source.parent / "clinical_information"]
+
+
+def _read_marksheet(source: Path) -> dict[str, dict[str, str]]:
+    """Rows of the nearest marksheet by exam id (`<patient_id>_<study_id>`); empty where there is none."""
+    path = next((folder / MARKSHEET for folder in _surroundings(source) if (folder / MARKSHEET).is_file()), None)
+    if path is None:
+        return {}
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(path):
+        if not {"patient_id", "study_id"} <= set(row):
+            raise InputError(
+                f"{path} has no column 'patient_id' and 'study_id' (it has {', '.join(row)}).",
+                "Use the marksheet of the PI-CAI layout.",
+            )
+        identifier = f"{row['patient_id']}_{row['study_id']}"
+        if identifier in rows:
+            raise InputError(f"{path} has two rows for {identifier!r}.", "Keep one of them.")
+        rows[identifier] = row
+    return rows
+
+
+def _walk(source: Path) -> Iterator[Path]:
+    """Volume files and the folders of DICOM series under `source`, sorted; hidden names are left out."""
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = sorted(name for name in names if not name.startswith("."))
+        if any(name.lower().endswith((".dcm", ".ima")) for name in visible):
+            yield Path(folder)
+        yield from (Path(folder) / name for name in visible if volume_ending(name))
+
+
+def _collect(source: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Groups the files under `source` by exam id and channel."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in _walk(source):
+        stem = path.name[: -len(volume_ending(path) or "")] if path.is_file() else path.name
+        match = match_channel(stem, channels)
+        if match is None:
+            continue
+        identifier, channel = match[0] or path.parent.name, match[1]
+        files = found.setdefault(identifier, {})
+        if channel in files:
+            raise InputError(
+                f"Exam {identifier!r} has two files for {channel!r}: {files[channel]} and {path}.",
+                "Keep one of them, or name the files in a manifest.",
+            )
+        files[channel] = path
+    return found
+
+
+def _find_report(identifier: str, row: Mapping[str, str], folder: Path, source: Path) -> str | None:
+    """The report of an exam: a text file in `reports/` or beside the images, else a column of the marksheet."""
+    places = [place / "reports" / f"{identifier}.txt" for place in _surroundings(source)]
+    places += [folder / f"{identifier}.txt", folder / "report.txt"]
+    path = next((place for place in places if place.is_file()), None)
+    if path is not None:
+        return read_report(path)
+    return next((row[column] for column in TEXT_COLUMNS if row.get(column, "").strip()), None)
+
+
+def find_in_folder(source: Path, channels: Sequence[str]) -> list[Exam]:
+    """Finds the exams under a folder, in any of this module's layouts.
+
+    Args:
+        source: The data set's folder, or one exam's.
+        channels: Channels that every exam must have.
+
+    Returns:
+        Exams sorted by id; the patient is that of the marksheet, else the folder `<patient>/<patient>_<study>_...`, else
+        the id.
+
+    Raises:
+        InputError: Nothing is found, an exam lacks a channel or has it twice, or an id is unsafe.
+    """
+    source = source.resolve()
+    found = _collect(source, channels)
+    if not found:
+        raise InputError(
+            f"No exam with the channels {', '.join(channels)} was found in {source}.",
+            f"Looked for {LOOKED_FOR}; endings: {', '.join(VOLUME_ENDINGS)}.",
+        )
+    marksheet = _read_marksheet(source)
+    exams = []
+    for identifier, files in sorted(found.items()):
+        row = marksheet.get(identifier, {})
+        folder = next(iter(files.values())).parent
+        patient = folder.name if identifier.startswith(folder.name + "_") else identifier
+        column = next((name for name in LABEL_COLUMNS if name in row), None)
+        exam = Exam(
+            id=identifier,
+            patient_id=row.get("patient_id", patient),
+            files=files,
+            text=_find_report(identifier, row, folder, source),
+            label=parse_label(row[column], f"exam {identifier!r}") if column else None,
+            meta=dict(row),
+        )
+        exams.append(check_exam(exam, channels, source))
+    return exams

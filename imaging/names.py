@@ -1,0 +1,78 @@
+"""Names of exams and of their channels, as they stand in files."""
+
+from collections.abc import Mapping, Sequence
+
+from .errors import InputError
+
+# What public data sets call a channel, beside its own name: Prostate158 says t2 and dwi.
+CHANNEL_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "t2w": ("t2",),
+    "hbv": ("dwi", "highb"),
+    "adc": (),
+}
+# Leaves room for a channel, an ending and a temporary name within the usual limit of 255 bytes.
+MAX_ID_BYTES = 200
+
+
+def check_id(identifier: str, origin: str) -> str:
+    """Refuses an id that is not safe as the name of a file and a folder.
+
+    Args:
+        identifier: The id.
+        origin: For the message: where the id came from.
+
+    Returns:
+        The id, unchanged.
+
+    Raises:
+        InputError: The id is empty or too long, starts with a dot, has blanks at an end, or holds a path separator, `..` or
+            a control character.
+    """
+    size = len(identifier.encode(errors="replace"))
+    reason = None
+    if not identifier:
+        reason = "is empty"
+    elif size > MAX_ID_BYTES:
+        reason = f"takes {size} bytes, more than {MAX_ID_BYTES}"
+        identifier = identifier[:40] + "..."
+    elif any(separator in identifier for separator in "/\\"):
+        reason = "holds a path separator"
+    elif ".." in identifier:
+        reason = "holds '..'"
+    elif not identifier.isprintable():
+        reason = "holds a control character"
+    elif identifier.startswith("."):
+        reason = "starts with a dot"
+    elif identifier != identifier.strip():
+        reason = "starts or ends with a blank"
+    if reason:
+        raise InputError(
+            f"The id {identifier!r} from {origin} {reason}, so it cannot name a file.",
+            "Use letters, digits, '-' and '_'.",
+        )
+    return identifier
+
+
+def channel_names(channel: str) -> tuple[str, ...]:
+    """All names under which a channel is found: its own, then its aliases."""
+    return (channel, *CHANNEL_ALIASES.get(channel, ()))
+
+
+def match_channel(stem: str, channels: Sequence[str]) -> tuple[str, str] | None:
+    """Reads a file name without its ending as an exam id and a channel.
+
+    Args:
+        stem: `<id>_<channel>` or `<channel>`; upper and lower case are the same in the channel.
+        channels: The channels to look for.
+
+    Returns:
+        Id (empty where the stem is the channel alone) and channel, or None where no channel fits.
+    """
+    lower = stem.lower()
+    for channel in channels:
+        for name in channel_names(channel):
+            if lower == name.lower():
+                return "", channel
+            if lower.endswith("_" + name.lower()) and len(stem) > len(name) + 1:
+                return stem[: -len(name) - 1], channel
+    return None

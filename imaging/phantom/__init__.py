@@ -1,0 +1,1 @@
+"""Phantom prostate exams with known truth: findings, report, images."""

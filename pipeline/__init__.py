@@ -1,0 +1,1 @@
+"""The stages encode, sample and decode as plain functions over records, and the run folder they write."""

@@ -1,0 +1,1 @@
+"""Training of the autoencoder, the text encoder and the denoiser: one loop, one dataset builder."""

@@ -1,0 +1,267 @@
+"""Options of a training run: every one with its default, from the card, a TOML file and explicit values, in that order."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..imaging.atomic import write_text
+from ..imaging.errors import InputError
+
+STAGES = ("autoencoder", "text_encoder", "denoiser")
+LR_SCHEDULES = ("constant", "polynomial", "cosine")
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+LOSSES = ("l1", "mse")
+DENSITIES = ("uniform", "high_noise", "logit_normal")
+WEIGHTINGS = ("none", "min_snr")
+WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
+INITIAL = ("scratch", "card")
+
+# Options that change how a run is watched and stored but not the weights it ends with; a resumed run may change them.
+FREE_OPTIONS = frozenset(
+    {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "export_every", "stop_after_min"}
+)
+
+
+def _option(default: Any, *, choices: tuple[str, ...] = (), minimum: float | None = None, above: float | None = None,
+            maximum: float | None = None) -> Any:  # fmt: skip
+    limits = {"choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopTraining:
+    """Options of the loop itself, the same for every network.
+
+    Attributes:
+        seed: Of the weights' initial values, the data order and all noise. 0 is a seed like any other.
+        steps: Optimizer steps of the whole run.
+        batch_size: Items per optimizer step, over all processes and micro-batches together.
+        accumulate: Micro-batches per process into which a step's items are split, to save memory.
+        learning_rate: Peak learning rate of AdamW.
+        lr_schedule: How the rate falls after the warm-up.
+        lr_power: Exponent of the polynomial schedule.
+        lr_final: Share of the peak rate left at the last step.
+        warmup_steps: Steps of linear rise to the peak rate.
+        weight_decay: Of AdamW.
+        beta1: Of AdamW.
+        beta2: Of AdamW.
+        clip_norm: Largest gradient norm; 0 clips nothing.
+        ema_decay: Decay of the averaged weights per step; 0 keeps no average.
+        precision: Arithmetic of the forward pass; weights and optimizer stay in fp32.
+        channels_last: Store activations channels last, faster for convolutions on most devices.
+        device: Where to train.
+        initial: Start from random weights ("scratch") or from the card's ("card": fine-tuning).
+        validation_fraction: Share of the patients kept for validation.
+        validation_items: Most items a validation looks at.
+        log_every: Steps between log lines.
+        validate_every: Steps between validations; 0 validates at the end only.
+        checkpoint_every: Steps between checkpoints; 0 saves at the end only.
+        keep_checkpoints: Newest checkpoints kept.
+        export_every: Steps between writings of the model folder; 0 writes it at the end only.
+        stop_after_min: Minutes after which the run saves and stops, to be resumed; 0 is no limit.
+    """
+
+    seed: int = _option(0, minimum=0)
+    steps: int = _option(2000, minimum=1)
+    batch_size: int = _option(8, minimum=1)
+    accumulate: int = _option(1, minimum=1)
+    learning_rate: float = _option(1e-4, above=0)
+    lr_schedule: str = _option("polynomial", choices=LR_SCHEDULES)
+    lr_power: float = _option(2.0, above=0)
+    lr_final: float = _option(0.0, minimum=0, maximum=1)
+    warmup_steps: int = _option(0, minimum=0)
+    weight_decay: float = _option(0.01, minimum=0)
+    beta1: float = _option(0.9, minimum=0, maximum=1)
+    beta2: float = _option(0.999, minimum=0, maximum=1)
+    clip_norm: float = _option(1.0, minimum=0)
+    ema_decay: float = _option(0.999, minimum=0, maximum=1)
+    precision: str = _option("fp32", choices=PRECISIONS)
+    channels_last: bool = _option(False)
+    device: str = _option("auto", choices=DEVICES)
+    initial: str = _option("scratch", choices=INITIAL)
+    validation_fraction: float = _option(0.05, minimum=0, maximum=0.9)
+    validation_items: int = _option(64, minimum=1)
+    log_every: int = _option(50, minimum=1)
+    validate_every: int = _option(500, minimum=0)
+    checkpoint_every: int = _option(500, minimum=0)
+    keep_checkpoints: int = _option(2, minimum=1)
+    export_every: int = _option(0, minimum=0)
+    stop_after_min: float = _option(0.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTraining(LoopTraining):
+    """Options of autoencoder training.
+
+    Attributes:
+        kl_weight: Weight of the KL divergence, which is averaged over the latent's elements.
+        pyramid_levels: Halvings of the image on which the absolute error is measured too.
+        pyramid_weight: Weight of each halved level.
+        gradient_weight: Weight of the absolute error of the image's finite differences.
+        patch_shape: Size of the random patch trained on; empty for the whole image.
+        flip_axes: Axes, by the letters of the card's image.axes, flipped at random half of the time.
+        adversarial_weight: Weight of the patch discriminator's verdict; 0 trains without one.
+        adversarial_start: Step at which the discriminator's verdict starts to count.
+        discriminator_channels: Width of the discriminator's first layer.
+        discriminator_layers: Strided layers of the discriminator.
+    """
+
+    learning_rate: float = _option(1e-3, above=0)
+    lr_schedule: str = _option("cosine", choices=LR_SCHEDULES)
+    kl_weight: float = _option(1e-3, minimum=0)
+    pyramid_levels: int = _option(2, minimum=0)
+    pyramid_weight: float = _option(0.5, minimum=0)
+    gradient_weight: float = _option(0.5, minimum=0)
+    patch_shape: tuple[int, ...] = _option((), minimum=1)
+    flip_axes: tuple[str, ...] = _option(("x",))
+    adversarial_weight: float = _option(0.0, minimum=0)
+    adversarial_start: int = _option(0, minimum=0)
+    discriminator_channels: int = _option(32, minimum=1)
+    discriminator_layers: int = _option(3, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserTraining(LoopTraining):
+    """Options of denoiser training. What the network predicts and the noise schedule stand in the card's [schedule].
+
+    Attributes:
+        loss: Distance between prediction and target.
+        loss_weighting: "min_snr" weights each item by its timestep (Hang et al. 2023).
+        min_snr_gamma: Cap on the signal-to-noise ratio of that weighting.
+        timestep_density: From which density timesteps are drawn.
+        class_weight: Weight of the class head's focal loss on one-hot targets.
+        focal_gamma: Focusing exponent of the focal loss.
+        focal_alpha: Weight of the positive class in it.
+        condition_dropout: Probability that an item's report is replaced by the empty one.
+        channel_weights: Weight of each image channel in the loss, normalised to mean 1; empty for equal weights.
+        ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
+        weights_dtype: Type in which the trained weights are stored.
+    """
+
+    loss: str = _option("mse", choices=LOSSES)
+    loss_weighting: str = _option("none", choices=WEIGHTINGS)
+    min_snr_gamma: float = _option(5.0, above=0)
+    timestep_density: str = _option("uniform", choices=DENSITIES)
+    class_weight: float = _option(1e-2, minimum=0)
+    focal_gamma: float = _option(2.0, minimum=0)
+    focal_alpha: float = _option(0.75, minimum=0, maximum=1)
+    condition_dropout: float = _option(0.1, minimum=0, maximum=1)
+    channel_weights: tuple[float, ...] = _option((), above=0)
+    ram_limit_gb: float = _option(4.0, minimum=0)
+    weights_dtype: str = _option("float32", choices=WEIGHTS_DTYPES)
+
+
+Options = TypeVar("Options", bound=LoopTraining)
+
+
+def resolve_options(
+    kind: type[Options], stage: str, card: Mapping[str, Any], explicit: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+) -> Options:  # fmt: skip
+    """Builds the options of a run.
+
+    Args:
+        kind: `AutoencoderTraining` or `DenoiserTraining`.
+        stage: One of STAGES; the name of the table in the card's [training] and in a config file.
+        card: The card's [training.<stage>] table.
+        explicit: Values that overrule everything, by option name; None as a value means not given.
+        file: TOML file with the options at its top level, or in a table named after the stage beside those of other stages.
+
+    Returns:
+        The options, checked.
+
+    Raises:
+        InputError: An option is unknown (the nearest known one is named), has the wrong type or is out of range.
+    """
+    values = _check(kind, card, f"the card's [training.{stage}]")
+    if file is not None:
+        values |= _check(kind, read_config(file, stage), str(file))
+    given = {name: value for name, value in (explicit or {}).items() if value is not None}
+    values |= _check(kind, given, "the command line")
+    options = kind(**values)
+    if options.batch_size % options.accumulate:
+        raise InputError(
+            f"A batch of {options.batch_size} items cannot be split into {options.accumulate} equal micro-batches.",
+            "Choose a batch_size that is a multiple of accumulate.",
+        )
+    return options
+
+
+def read_config(path: Path, stage: str) -> Mapping[str, Any]:
+    """The table of `stage` in a config file; see `resolve_options`."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Config file {path} cannot be read: {error.strerror}.", "Check --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"Config file {path} is not valid TOML: {error}.", "Correct the file.") from error
+    if not any(name in document and isinstance(document[name], Mapping) for name in STAGES):
+        return document
+    for name, value in document.items():
+        if name not in STAGES or not isinstance(value, Mapping):
+            raise InputError(
+                f"{path}: {name} stands beside the table of a training stage.",
+                f"Put it inside [{stage}], or leave out the tables altogether.",
+            )
+    table = document.get(stage)
+    if not isinstance(table, Mapping):
+        raise InputError(f"{path} has no table [{stage}].", f"It has: {', '.join(document)}.")
+    return table
+
+
+def write_config(path: Path, stage: str, options: LoopTraining) -> None:
+    """Writes every option with its value; the file can be given back as `--config`."""
+    import tomli_w
+
+    write_text(path, tomli_w.dumps({stage: plain_options(options)}))
+
+
+def plain_options(options: LoopTraining) -> dict[str, Any]:
+    """The options as TOML and JSON know them: tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
+
+
+def differing_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of options that differ and would change the result of a resumed run; see `FREE_OPTIONS`."""
+    free = set(FREE_OPTIONS)
+    if new.get("lr_schedule") == "constant" and old.get("lr_schedule") == "constant":
+        free.add("steps")  # A run whose rate does not depend on its length can be made longer.
+    return [name for name in sorted(set(old) | set(new)) if name not in free and old.get(name) != new.get(name)]
+
+
+def _check(kind: type[LoopTraining], table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    known = {item.name: item for item in fields(kind)}
+    hints = get_type_hints(kind)
+    values = {}
+    for name, value in table.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"The options are: {', '.join(sorted(known))}."
+            raise InputError(f"Training option {name!r} in {source} is unknown.", hint)
+        values[name] = _convert(name, value, hints[name], known[name].metadata, source)
+    return values
+
+
+def _convert(name: str, value: Any, wanted: Any, limits: Mapping[str, Any], source: str) -> Any:
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"Training option {name} in {source} is {value!r}.", "Give an array.")
+        return tuple(_convert(name, item, get_args(wanted)[0], limits, source) for item in value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give {words[wanted]}.")
+    if limits["choices"] and value not in limits["choices"]:
+        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Choose {', '.join(limits['choices'])}.")
+    minimum, above, maximum = limits["minimum"], limits["above"], limits["maximum"]
+    low = (minimum is not None and not value >= minimum) or (above is not None and not value > above)
+    if low or (maximum is not None and not value <= maximum):
+        bounds = [f"at least {minimum}"] * (minimum is not None) + [f"above {above}"] * (above is not None)
+        bounds += [f"at most {maximum}"] * (maximum is not None)
+        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give a value {' and '.join(bounds)}.")
+    return value

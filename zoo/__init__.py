@@ -1,0 +1,1 @@
+"""What models exist: cards (data), families (code) and where their weights lie."""

@@ -1,0 +1,109 @@
+"""The MAISI autoencoder with fused group normalisation.
+
+MONAI's `AutoencoderKlMaisi` normalises group by group, splits its convolutions and empties the device's cache
+between layers, to decode whole-body CT on small cards. Here the same parameters, under the same names, run through
+PyTorch's own `GroupNorm`, unsplit. Source: Guo et al. 2024, "MAISI: Medical AI for Synthetic Imaging".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+    AutoencoderKlMaisi,
+    MaisiGroupNorm3D,
+    MaisiResBlock,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import AutoencoderConfig, read_settings
+
+
+class ResBlock(nn.Module):
+    """MAISI's residual block: norm, SiLU, convolution, twice, plus the (projected) input.
+
+    It takes over the layers of a MONAI block, so names and shapes stay. Without gradients the activation overwrites
+    the normalised tensor: at 256x256x128 voxels and 128 channels each copy avoided is 4 GiB.
+    """
+
+    def __init__(self, block: MaisiResBlock) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = block.norm1, block.conv1
+        self.norm2, self.conv2 = block.norm2, block.conv2
+        self.nin_shortcut = block.nin_shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in, X, Y, Z] to [B, out, X, Y, Z]."""
+        inplace = not torch.is_grad_enabled()
+        h = self.conv1(functional.silu(self.norm1(x), inplace=inplace))
+        h = self.conv2(functional.silu(self.norm2(h), inplace=inplace))
+        shortcut = self.nin_shortcut(x)
+        return h.add_(shortcut) if inplace else h + shortcut
+
+
+class Autoencoder(AutoencoderKlMaisi):
+    """KL autoencoder: image [B, 1, X, Y, Z] in 0..1 to latent [B, c, X/4, Y/4, Z/4] and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(
+            spatial_dims=config.spatial_dims,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            num_res_blocks=config.num_res_blocks,
+            num_channels=config.channels,
+            attention_levels=(False,) * len(config.channels),
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_num_groups,
+            norm_eps=config.norm_eps,
+            num_splits=1,
+            save_mem=False,
+        )
+        self.config = config
+        self.downsample = 2 ** (len(config.channels) - 1)
+        _fuse(self)
+
+    def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode an image into the moments of its posterior.
+
+        Args:
+            x: image, [B, in_channels, X, Y, Z], values in 0..1; X, Y, Z multiples of `downsample`.
+
+        Returns:
+            mean and sigma, each [B, latent_channels, X/4, Y/4, Z/4] with three levels. As in MONAI the network
+            gives the log variance, clamped to -30..20, and sigma = exp(log variance / 2).
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        if x.ndim != 2 + self.config.spatial_dims or any(size % self.downsample for size in x.shape[2:]):
+            raise ValueError(
+                f"The autoencoder was given an image of shape {tuple(x.shape)}; it needs "
+                f"{2 + self.config.spatial_dims} axes, the spatial ones multiples of {self.downsample}."
+            )
+        return self.encode(x)
+
+
+def build_autoencoder(config: Mapping[str, Any]) -> Autoencoder:
+    """Build the autoencoder from a card's table, with fresh weights.
+
+    Args:
+        config: the keys of `AutoencoderConfig`.
+
+    Raises:
+        ConfigError: the table cannot be read.
+    """
+    return Autoencoder(read_settings(AutoencoderConfig, config, "autoencoder"))
+
+
+def _fuse(module: nn.Module) -> None:
+    """Replace MONAI's split normalisation and its residual blocks, in place, keeping every parameter's name."""
+    for name, child in module.named_children():
+        _fuse(child)
+        if isinstance(child, MaisiGroupNorm3D):
+            weight = child.weight
+            setattr(module, name, nn.GroupNorm(child.num_groups, child.num_channels, child.eps, device=weight.device))
+        elif isinstance(child, MaisiResBlock):
+            setattr(module, name, ResBlock(child))

@@ -1,0 +1,24 @@
+"""Builds the networks that a card of this family names."""
+
+from torch import nn
+
+from ...card import Part
+from ...errors import CardError
+from .autoencoder import build_autoencoder
+from .denoiser import build_denoiser
+
+_BUILDERS = {"maisi_autoencoder": build_autoencoder, "ccella_denoiser": build_denoiser}
+
+
+def build(part: Part) -> nn.Module:
+    """The network of a part with random weights.
+
+    Raises:
+        CardError: The card names an architecture that this family does not have.
+    """
+    if part.architecture not in _BUILDERS:
+        raise CardError(
+            f"Part {part.name} has the architecture {part.architecture!r}.",
+            f"This family builds: {', '.join(_BUILDERS)}.",
+        )
+    return _BUILDERS[part.architecture](part.config)

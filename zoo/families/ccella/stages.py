@@ -1,0 +1,249 @@
+"""What CCELLA does at each stage: sequences through the autoencoder, conditions into the denoiser.
+
+Shapes: images B C X Y Z with one channel per MRI sequence, latents B (C*4) x y z, text L W (tokens, width).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ....diffusion.guidance import guide
+from ...card import Card
+from ...errors import CardError
+from .autoencoder import Autoencoder
+from .denoiser import CLASS_SCALE, CcellaDenoiser
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What one item is conditioned on.
+
+    Attributes:
+        text: Embedded report, L W.
+        text_is_null: There was no report.
+        class_label: Class that replaces the one predicted from the report, or None.
+        spacing_mm: Voxel spacing of the image along its axes.
+    """
+
+    text: Tensor
+    text_is_null: bool
+    class_label: int | None
+    spacing_mm: tuple[float, ...]
+
+
+def encode_image(card: Card, autoencoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior of each sequence, encoded on its own and concatenated on channels in the card's order.
+
+    Args:
+        card: The model.
+        autoencoder: Its autoencoder.
+        x: Images in 0..1, B C X Y Z.
+
+    Returns:
+        Mean and standard deviation, each B (C*c) x y z, unscaled.
+    """
+    assert isinstance(autoencoder, Autoencoder)
+    moments = [autoencoder.encode_moments(x[:, c : c + 1]) for c in range(x.shape[1])]
+    return torch.cat([mean for mean, _ in moments], 1), torch.cat([sigma for _, sigma in moments], 1)
+
+
+def decode_latent(card: Card, autoencoder: nn.Module, z: Tensor) -> Tensor:
+    """Images of latents in the autoencoder's own units.
+
+    Each sequence of each item is decoded on its own, so that memory does not grow with the batch and an item's result does not
+    depend on its neighbours.
+
+    Args:
+        card: The model.
+        autoencoder: Its autoencoder.
+        z: Latents, B (C*c) x y z, already divided by the latent scale.
+
+    Returns:
+        Images in 0..1, B C X Y Z.
+    """
+    assert isinstance(autoencoder, Autoencoder)
+    each = card.latent.channels_per_image_channel
+    images = []
+    for item in z:
+        sequences = [autoencoder.decode(part[None])[0] for part in item.split(each)]
+        images.append(torch.cat(sequences))
+    return torch.stack(images).clamp(0.0, 1.0)
+
+
+def _scale(card: Card, z: Tensor) -> Tensor:
+    if card.latent.scale is None:
+        raise CardError(
+            f"Model {card.id} has no latent.scale, so its latents cannot be scaled.",
+            "The scale is computed and saved when its denoiser is trained: use a trained model folder.",
+        )
+    each = card.latent.channels_per_image_channel
+    scale = torch.tensor(card.latent.scale, dtype=z.dtype, device=z.device).repeat_interleave(each)
+    return scale.view(1, -1, *[1] * (z.ndim - 2))
+
+
+def scale_latent(card: Card, z: Tensor) -> Tensor:
+    """Latents B C ... brought to unit standard deviation per sequence; CardError when the card has no scale."""
+    return z * _scale(card, z)
+
+
+def unscale_latent(card: Card, z: Tensor) -> Tensor:
+    """Inverse of `scale_latent`."""
+    return z / _scale(card, z)
+
+
+def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stacks embedded texts of different lengths.
+
+    Args:
+        texts: Each L_i W.
+
+    Returns:
+        Text B L W padded with zeros, and a mask B L that is True at real tokens.
+    """
+    padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
+    lengths = torch.tensor([len(text) for text in texts], device=padded.device)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """Hoisted conditions of one guidance branch: context T B N D and class input T B K."""
+
+    context: Tensor
+    class_input: Tensor
+
+    def at(self, step: int, denoiser: CcellaDenoiser) -> tuple[Tensor | None, Tensor]:
+        return self.context[step] if denoiser.config.text_context else None, self.class_input[step]
+
+
+class Plan:
+    """A batch whose reports have been through the adapter for every timestep, before the loop.
+
+    Attributes:
+        class_probability: Probability of class 1 for each item, averaged over the timesteps; shape B.
+    """
+
+    def __init__(
+        self,
+        denoiser: CcellaDenoiser,
+        conditional: _Branch,
+        unconditional: _Branch | None,
+        *,
+        timesteps: Sequence[int],
+        spacing_mm: Tensor,
+        guidance_scale: float,
+        class_probability: Tensor,
+    ) -> None:
+        self._denoiser = denoiser
+        self._conditional = conditional
+        self._unconditional = unconditional
+        self._timesteps = timesteps
+        self._spacing_mm = spacing_mm
+        self._guidance_scale = guidance_scale
+        self.class_probability = class_probability
+
+    def predict(self, z: Tensor, step: int) -> Tensor:
+        """The guided prediction for latents `z` (B C x y z) at entry `step` of the timestep table."""
+        t = torch.full((len(z),), self._timesteps[step], device=z.device)
+        context, class_input = self._conditional.at(step, self._denoiser)
+        if self._unconditional is None:
+            return self._denoiser.unet(z, t, context, class_input, self._spacing_mm)
+        # Both guidance branches in one pass: half the passes over the weights.
+        null_context, null_input = self._unconditional.at(step, self._denoiser)
+        both = None if context is None or null_context is None else torch.cat([context, null_context])
+        inputs = torch.cat([class_input, null_input])
+        doubled = self._denoiser.unet(torch.cat([z, z]), t.repeat(2), both, inputs, self._spacing_mm.repeat(2, 1))
+        conditional, unconditional = doubled.chunk(2)
+        return guide(cond=conditional, uncond=unconditional, scale=self._guidance_scale)
+
+
+def prepare(
+    card: Card,
+    denoiser: nn.Module,
+    conditions: Sequence[Conditions],
+    *,
+    timesteps: Sequence[int],
+    guidance_scale: float,
+    null_text: Tensor,
+) -> Plan:
+    """Runs the adapter for all timesteps of each item, before the sampling loop.
+
+    The adapter depends on the report and the timestep alone (Grabke et al., CCELLA), so nothing of it belongs in the loop.
+
+    Args:
+        card: The model.
+        denoiser: Its denoiser.
+        conditions: One entry per item of the batch.
+        timesteps: The timestep table, descending.
+        guidance_scale: Classifier-free guidance; 1.0 is none and costs no second branch.
+        null_text: Embedding of the empty report, L W: what the unconditional branch sees.
+
+    Returns:
+        The plan.
+    """
+    assert isinstance(denoiser, CcellaDenoiser)
+    device = next(denoiser.parameters()).device
+    t = torch.tensor(timesteps, device=device)
+    contexts, inputs, probabilities = [], [], []
+    for item in conditions:
+        context, logits = _adapt(denoiser, item.text.to(device), t)
+        probabilities.append(logits.softmax(-1)[:, 1].mean())
+        contexts.append(context)
+        inputs.append(denoiser.class_values(logits, _given(item.class_label, logits)))
+    conditional = _Branch(torch.stack(contexts, 1), torch.stack(inputs, 1))
+    unconditional = None
+    if guidance_scale != 1.0:
+        context, logits = _adapt(denoiser, null_text.to(device), t)
+        count = len(conditions)
+        given = denoiser.config.class_input == "given"
+        unconditional = _Branch(
+            context[:, None].expand(-1, count, -1, -1),
+            denoiser.class_values(logits, _given(0, logits) if given else None)[:, None].expand(-1, count, -1),
+        )
+    spacing = torch.tensor([item.spacing_mm for item in conditions], dtype=torch.float32, device=device)
+    return Plan(
+        denoiser,
+        conditional,
+        unconditional,
+        timesteps=timesteps,
+        spacing_mm=spacing,
+        guidance_scale=guidance_scale,
+        class_probability=torch.stack(probabilities).float().cpu(),
+    )
+
+
+def _given(label: int | None, logits: Tensor) -> Tensor | None:
+    """A class the user chose as class input T K, in percent; None when none was chosen."""
+    if label is None:
+        return None
+    return nn.functional.one_hot(torch.tensor(label), logits.shape[-1]).to(logits) * CLASS_SCALE + torch.zeros_like(logits)
+
+
+def _adapt(denoiser: CcellaDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Context T N D and class logits T K of one report at all timesteps."""
+    repeated = text[None].expand(len(t), -1, -1)
+    context, logits = denoiser.ella(repeated, None, t)
+    return context, logits
+
+
+def training_forward(
+    denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """One training evaluation of adapter and U-Net together.
+
+    Args:
+        denoiser: The denoiser, possibly wrapped for parallel training.
+        z_t: Noisy scaled latents, B C x y z.
+        t: Timesteps, B.
+        batch: `text` B L W, `mask` B L (True at real tokens), `spacing_mm` B A, `class_label` B (-1 where unknown).
+
+    Returns:
+        The prediction B C x y z and the class logits B K.
+    """
+    network = getattr(denoiser, "module", denoiser)
+    class_input = None
+    if network.config.class_input == "given":
+        class_input = nn.functional.one_hot(batch["class_label"].clamp(min=0), 2).to(z_t) * CLASS_SCALE
+    return denoiser(z_t, t, batch["text"], batch["mask"], batch["spacing_mm"], class_input)

@@ -1,0 +1,84 @@
+"""The denoising U-Net: MONAI's MAISI U-Net with a class input in place of the body-region input.
+
+MONAI's `DiffusionModelUNetMaisi` embeds [time | top region | bottom region | spacing]. CCELLA keeps its first and
+last parts and puts the class pair where the top region was: [time | class | spacing], each 4 * channels[0] wide,
+concatenated in this order. Units: the class pair arrives as percent (0..100); the spacing arrives in mm and is
+multiplied by 100 here and nowhere else, because MAISI's spacing layer was trained on hundredths of a millimetre.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.networks.blocks.crossattention import CrossAttentionBlock
+from monai.networks.blocks.selfattention import SABlock
+from torch import Tensor
+
+from .config import UNetConfig
+
+SPACING_SCALE = 100.0
+
+
+class UNet(DiffusionModelUNetMaisi):
+    """U-Net on latents, conditioned on time, class, spacing and, through cross-attention, the report.
+
+    Args:
+        config: the numbers of the U-Net.
+        context_width: width of the context; None builds a U-Net that attends to itself only.
+        classes: width of the class input.
+    """
+
+    def __init__(self, config: UNetConfig, context_width: int | None, classes: int = 2) -> None:
+        super().__init__(
+            spatial_dims=config.spatial_dims,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            num_res_blocks=config.num_res_blocks,
+            num_channels=config.channels,
+            attention_levels=config.attention_levels,
+            norm_num_groups=config.norm_num_groups,
+            norm_eps=config.norm_eps,
+            num_head_channels=config.num_head_channels,
+            with_conditioning=context_width is not None,
+            transformer_num_layers=config.transformer_num_layers,
+            cross_attention_dim=context_width,
+            include_top_region_index_input=True,
+            include_spacing_input=True,
+        )
+        self.config = config
+        del self.top_region_index_layer
+        self.pirads_layer = self._create_embedding_module(classes, 4 * config.channels[0])
+        for module in self.modules():
+            if isinstance(module, (SABlock, CrossAttentionBlock)):
+                # MONAI's constructor refuses the fused attention without CUDA; PyTorch has it on every device
+                module.use_flash_attention = True
+
+    def forward(  # type: ignore[override]
+        self, z: Tensor, t: Tensor, context: Tensor | None, class_input: Tensor, spacing_mm: Tensor
+    ) -> Tensor:
+        """Predict from a noisy latent what the schedule asks for (noise, velocity or sample).
+
+        Args:
+            z: noisy latent, [B, in_channels, x, y, z].
+            t: timesteps, [B].
+            context: [B, N, context_width]; None exactly where the U-Net was built without.
+            class_input: [B, classes] in percent, the class probabilities times 100.
+            spacing_mm: voxel spacing of the image along x, y, z in mm, [B, 3].
+
+        Returns:
+            prediction, [B, out_channels, x, y, z].
+
+        Raises:
+            ValueError: context given to a U-Net without cross-attention, or missing where it has one.
+        """
+        if (context is not None) != self.with_conditioning:
+            have, given = ("", "none") if self.with_conditioning else ("no ", "one")
+            raise ValueError(f"This U-Net has {have}cross-attention, and {given} context was given.")
+        time = self._get_time_and_class_embedding(z, t, None)
+        spacing = (spacing_mm * SPACING_SCALE).to(z.dtype)
+        parts = [time, self.pirads_layer(class_input.to(z.dtype)), self.spacing_layer(spacing)]
+        embedding = torch.cat(parts, dim=1)
+        h, skips = self._apply_down_blocks(self.conv_in(z), embedding, context, None)
+        h = self.middle_block(h, embedding, context)
+        prediction: Tensor = self.out(self._apply_up_blocks(h, embedding, context, skips))
+        return prediction

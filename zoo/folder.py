@@ -1,0 +1,104 @@
+"""Writing a model folder: card.toml, one safetensors file per part, the text encoder's folder."""
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..imaging.atomic import atomic_path, write_text
+from .card import Card, parse_card, read_card
+from .loading import part_paths, sha256_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_model_folder(
+    out: Path,
+    card: Card,
+    *,
+    parts: "Mapping[str, Mapping[str, Tensor]]" = {},
+    copy_parts: Sequence[str] = (),
+    text_encoder: Path | None = None,
+    updates: Mapping[str, Any] = {},
+) -> Card:
+    """Writes a model folder derived from a card.
+
+    Each file appears under its name only when whole, and card.toml comes last: a killed run leaves the former card or none.
+    Parts of the card that are neither given nor copied are listed without files, as still to be trained; parts already in `out`
+    from an earlier call are kept.
+
+    Args:
+        out: The folder; created if need be.
+        card: The model it derives from.
+        parts: State dicts to store, by part; tensors are stored in the type they have.
+        copy_parts: Parts whose files are taken over from the card.
+        text_encoder: Folder of a text encoder to take in.
+        updates: Values to set in the card, as nested tables; None removes a key.
+
+    Returns:
+        The new card.
+    """
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    document = _merge(copy.deepcopy(dict(card.document)), updates)
+    kept = read_card(out / "card.toml").document["parts"] if (out / "card.toml").is_file() else {}
+    sources: dict[str, list[tuple[Path, str]]] = {name: part_sources(card, name) for name in copy_parts}
+    if text_encoder is not None:
+        files = sorted(path for path in text_encoder.iterdir() if path.is_file())
+        sources["text_encoder"] = [(path, f"text_encoder/{path.name}") for path in files]
+    for name, table in document["parts"].items():
+        if name in parts:
+            path = out / f"{name}.safetensors"
+            with atomic_path(path) as temporary:
+                save_file({key: value.detach().cpu().contiguous() for key, value in parts[name].items()}, temporary)
+            table["files"] = [_describe(out, path.name)]
+        elif name in sources:
+            table["files"] = [_copy(source, out, target) for source, target in sources[name]]
+        else:
+            table["files"] = kept.get(name, {}).get("files", [])
+    parse_card(document, out / "card.toml")
+    write_card(out / "card.toml", document)
+    return read_card(out / "card.toml")
+
+
+def write_card(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a card document as TOML, atomically."""
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(dict(document)))
+
+
+def part_sources(card: Card, name: str) -> list[tuple[Path, str]]:
+    """A part's files on this machine and the names they get in a model folder."""
+    paths = part_paths(card, name)
+    prefix = "text_encoder/" if name == "text_encoder" else ""
+    return [(path, prefix + path.name) for path in paths]
+
+
+def _copy(source: Path, out: Path, target: str) -> dict[str, Any]:
+    destination = out / target
+    if not (destination.exists() and os.path.samefile(source, destination)):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(destination) as temporary:
+            shutil.copyfile(source, temporary)
+    return _describe(out, target)
+
+
+def _describe(out: Path, name: str) -> dict[str, Any]:
+    path = out / name
+    return {"path": name, "sha256": sha256_file(path), "size": path.stat().st_size}
+
+
+def _merge(document: dict[str, Any], updates: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in updates.items():
+        if value is None:
+            document.pop(key, None)
+        elif isinstance(value, Mapping):
+            document[key] = _merge(dict(document.get(key, {})), value)
+        else:
+            document[key] = value
+    return document
