@@ -100,7 +100,8 @@ def one_line(text: str) -> str:
 
 def _interruption(error: BaseException) -> Failure | None:
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return Failure(INTERRUPTED, "Interrupted.", "What is done is kept; --resume goes on where it stopped.")
+        remedy = getattr(error, "remedy", "What is done is kept; --resume goes on where it stopped.")
+        return Failure(INTERRUPTED, one_line(str(error)) or "Interrupted.", remedy)
     return None
 
 
@@ -129,6 +130,8 @@ def _ours(error: BaseException) -> Failure | None:
                 details = tuple(one_line(f"{item.id}: {item.reason} {item.remedy}") for item in error.failures)
                 sentence = sentence.split(":", 1)[0] + ":"
             return Failure(code, sentence, getattr(error, "remedy", ""), details)
+    if hasattr(error, "remedy"):
+        return Failure(FAILED, one_line(str(error)), str(error.remedy))
     return None
 
 
@@ -162,7 +165,9 @@ def _files(error: BaseException) -> Failure | None:
 
 def _missing_module(error: BaseException) -> Failure | None:
     if isinstance(error, ModuleNotFoundError):
-        return Failure(FAILED, f"The Python package {error.name} is not installed.", "Install ccella again: `make setup`.")
+        return Failure(
+            FAILED, f"The Python package {error.name} is not installed.", "Install ccella again: `make setup`."
+        )
     return None
 
 

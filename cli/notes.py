@@ -1,8 +1,10 @@
 """What a command says beside its results: notes and warnings, on standard error, and nothing under `-q`."""
 
 import logging
+import os
 import sys
 import warnings
+from pathlib import Path
 
 import click
 
@@ -12,7 +14,8 @@ _KEY = "ccella.verbosity"
 def set_verbosity(level: int) -> None:
     """Sets how much the running command says: -1 errors only, 0 notes, 1 also what libraries warn of."""
     click.get_current_context().meta[_KEY] = level
-    logging.basicConfig(format="%(message)s", level=(logging.ERROR, logging.WARNING, logging.INFO)[level + 1], force=True)
+    threshold = (logging.ERROR, logging.WARNING, logging.INFO)[level + 1]
+    logging.basicConfig(format="%(message)s", level=threshold, force=True)
     if level > 0:
         warnings.resetwarnings()
 
@@ -32,6 +35,8 @@ def say(message: str) -> None:
 def write(message: str) -> None:
     """Writes one line to standard error, whatever the verbosity."""
     try:
-        print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is the one place that writes there
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
     except BrokenPipeError:
-        sys.stderr = None  # type: ignore[assignment]  # nobody reads it any more
+        # Nobody reads it any more; the results on standard output still matter.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends

@@ -12,8 +12,8 @@ from ..zoo.record import Record, group_items
 class Output:
     """The results of one command.
 
-    On a terminal the rows become one table when the command ends, however it ends; elsewhere each row is written at once,
-    its cells separated by tabs, and with `as_json` each result is one line of JSON, so that a reader downstream can start.
+    On a terminal the rows become one table when the command ends, however it ends. Elsewhere each row is written at
+    once, its cells separated by tabs; with `as_json` each result is one line of JSON. A reader downstream can start.
 
     Args:
         columns: Headings of the table.

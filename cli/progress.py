@@ -78,15 +78,13 @@ class Progress:
 
     def follow(self, items: Iterable[Item], total: int | None = None) -> Iterator[Item]:
         """Passes items through and counts them."""
-        done = 0
-        for item in items:
+        for done, item in enumerate(items, 1):
             yield item
-            done += 1
             self.update(done, total)
 
     def _line(self, done: float, total: float | None, seconds: float, detail: str) -> str:
         rate = done / seconds if seconds > 0 else 0.0
-        count = f"{done:g} {self.unit}" if total is None else f"{done:g} of {total:g} {self.unit}"
+        count = f"{int(done)} {self.unit}" if total is None else f"{int(done)} of {int(total)} {self.unit}"
         line = f"{self.title}: {count}, {_format_rate(rate, self.unit)}"
         if total is not None and rate > 0 and done < total:
             line += f", {format_duration((total - done) / rate)} left"

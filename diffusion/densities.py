@@ -11,8 +11,8 @@ def draw_timesteps(count: int, train_timesteps: int, density: str, generator: to
     """Draw training timesteps.
 
     - "uniform": every timestep alike (Ho et al. 2020, algorithm 1).
-    - "high_noise": t = floor(T sqrt(u)), so the density grows linearly with t. Where a structure lies is decided at high
-      noise, and the uniform density hardly pays for it there.
+    - "high_noise": t = floor(T sqrt(u)), so the density grows linearly with t. Where a structure lies is decided at
+      high noise, and the uniform density hardly pays for it there.
     - "logit_normal": t = floor(T sigmoid(n)) with n standard normal; the middle most (Esser et al. 2024, equation 19).
 
     Args:

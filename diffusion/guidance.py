@@ -10,8 +10,8 @@ import torch
 def guide(*, cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:
     """Combine a conditional and an unconditional prediction: uncond + scale (cond - uncond).
 
-    Ho and Salimans 2022, "Classifier-free diffusion guidance", equation 6 with scale = 1 + w. Keywords only, because the
-    two tensors cannot be told apart by anything but their names.
+    Ho and Salimans 2022, "Classifier-free diffusion guidance", equation 6 with scale = 1 + w. Keywords only, because
+    the two tensors cannot be told apart by anything but their names.
 
     Args:
         cond: prediction under the prompt, any shape.

@@ -111,8 +111,8 @@ def focal_loss(
 def min_snr_weights(schedule: NoiseSchedule, t: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
     """Give the min-SNR-gamma weight of each timestep for a mean squared error.
 
-    Hang et al. 2023, "Efficient diffusion training via min-SNR weighting strategy", section 3.4: the weight of the clean
-    latent's error is min(SNR, gamma), expressed in the error of what the network predicts.
+    Hang et al. 2023, "Efficient diffusion training via min-SNR weighting strategy", section 3.4: the weight of the
+    clean latent's error is min(SNR, gamma), expressed in the error of what the network predicts.
 
     Args:
         schedule: the noise schedule, which also says what the network predicts.

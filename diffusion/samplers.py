@@ -78,8 +78,8 @@ def sample(
 
     Args:
         predict: `predict(z, i)` gives the network's output for the noisy latents z [B, ...] float32 at
-            `timesteps[i]`, in the schedule's prediction type; i counts 0, 1, ... and the conditions of each step can so be
-            prepared beforehand.
+            `timesteps[i]`, in the schedule's prediction type; i counts 0, 1, ..., so that the conditions of each step
+            can be prepared beforehand.
         noise: standard normal noise [B, C, ...].
         schedule: the noise schedule the network was trained with.
         sampler: "ddpm" (Ho et al. 2020, posterior variance), "ddim" (Song et al. 2021), "dpmsolver++" (the 2M variant,
@@ -165,19 +165,21 @@ def _shared_config(alphas: torch.Tensor, prediction: str) -> _Config:
 def _ddpm(config: _Config) -> _Scheduler:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    return DDPMScheduler(**config, variance_type="fixed_small", clip_sample=False, steps_offset=0)
+    scheduler: _Scheduler = DDPMScheduler(**config, variance_type="fixed_small", clip_sample=False, steps_offset=0)
+    return scheduler
 
 
 def _ddim(config: _Config) -> _Scheduler:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    return DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=True, steps_offset=0)
+    scheduler: _Scheduler = DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=True, steps_offset=0)
+    return scheduler
 
 
 def _dpmsolver_2m(config: _Config) -> _Scheduler:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    return DPMSolverMultistepScheduler(
+    scheduler: _Scheduler = DPMSolverMultistepScheduler(
         **config,
         algorithm_type="dpmsolver++",
         solver_order=2,
@@ -187,12 +189,13 @@ def _dpmsolver_2m(config: _Config) -> _Scheduler:
         final_sigmas_type="zero",
         steps_offset=0,
     )
+    return scheduler
 
 
 def _unipc(config: _Config) -> _Scheduler:
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-    return UniPCMultistepScheduler(
+    scheduler: _Scheduler = UniPCMultistepScheduler(
         **config,
         solver_order=2,
         solver_type="bh2",
@@ -201,6 +204,7 @@ def _unipc(config: _Config) -> _Scheduler:
         final_sigmas_type="zero",
         steps_offset=0,
     )
+    return scheduler
 
 
 _BUILDERS: dict[str, Callable[[_Config], _Scheduler]] = {
@@ -215,7 +219,7 @@ def _check_installed(scheduler: _Scheduler, alphas: torch.Tensor) -> None:
     """Make sure that the scheduler will visit our table and nothing else, whatever its version does by default."""
     expected = list(range(len(alphas) - 1, -1, -1))
     visited = [int(position) for position in scheduler.timesteps]
-    # DDPM and DDIM read the cumulative alphas; the multistep solvers keep their own noise levels, sigma = noise / signal.
+    # DDPM and DDIM read the cumulative alphas; the multistep solvers keep their own levels, sigma = noise / signal.
     levels: torch.Tensor | None = getattr(scheduler, "sigmas", None)
     sigmas = torch.cat([((1 - alphas) / alphas).sqrt().flip(0), torch.zeros(1, dtype=alphas.dtype)])
     if visited != expected or (

@@ -176,7 +176,7 @@ class NoiseSchedule:
             raise ValueError(f"Timesteps must be integers, got a tensor of {t.dtype}.")
         index = t.detach().to(device="cpu", dtype=torch.long)
         # A negative index would silently wrap around to the noisiest timesteps.
-        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < self.train_timesteps):
+        if index.numel() and (index.min() < 0 or index.max() >= self.train_timesteps):
             raise ValueError(
                 f"Timesteps must lie between 0 and {self.train_timesteps - 1}, "
                 f"got {int(index.min())} to {int(index.max())}."

@@ -1,7 +1,8 @@
 """Files that appear whole or not at all.
 
-Every writer goes through `atomic_path`: the data are written under a temporary name in the same directory, flushed to the
-disk, and renamed. A killed run leaves at most a hidden `.<name>.<random>.part`, never a half file under the final name.
+Every writer goes through `atomic_path`: the data are written under a temporary name in the same directory, flushed
+to the disk, and renamed. A killed run leaves at most a hidden `.<name>.<random>.part`, never a half file under the
+final name.
 """
 
 import json
@@ -50,7 +51,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
-        os.replace(temporary, final)
+        temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

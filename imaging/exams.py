@@ -16,6 +16,7 @@ from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
 
 __all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exam"]
 
+RUN_MANIFEST = "manifest.jsonl"
 # An image in this unit whose largest values stay below the number is in another unit.
 LEAST_MAXIMUM_OF_UNIT: Mapping[str, float] = {"1e-6 mm2/s": 10.0}
 
@@ -43,7 +44,7 @@ def find_exams(source: Path | str, channels: Sequence[str]) -> list[Exam]:
     """Finds exams in a folder (PI-CAI, Prostate158, plain, or one exam's) or a manifest (CSV, JSON Lines).
 
     Args:
-        source: Folder or manifest.
+        source: Folder or manifest. In a folder with a `manifest.jsonl`, as a run leaves it, the manifest tells.
         channels: Channels that every exam must have.
 
     Returns:
@@ -54,7 +55,8 @@ def find_exams(source: Path | str, channels: Sequence[str]) -> list[Exam]:
     """
     path = Path(source)
     if path.is_dir():
-        return find_in_folder(path, channels)
+        manifest = path / RUN_MANIFEST
+        return find_in_manifest(manifest, channels) if manifest.is_file() else find_in_folder(path, channels)
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     if path.suffix.lower() in MANIFEST_ENDINGS:
@@ -90,8 +92,8 @@ def _map_to(volume: Volume, reference: Volume, exam: Exam, channel: Channel) -> 
 def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
     """Reads an exam and puts it on a model's grid.
 
-    The first channel is reoriented; the others are resampled on its grid by their affines; intensities are mapped there;
-    then all go to the model's spacing and are cut or extended around the middle to its shape. Extended voxels are 0.
+    The first channel is reoriented; the others are resampled on its grid by their affines; intensities are mapped
+    there; then all go to the model's spacing and are cut or extended around the middle to its shape. New voxels are 0.
 
     Args:
         exam: What to read.
@@ -101,8 +103,8 @@ def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
         The prepared exam.
 
     Raises:
-        InputError: A file cannot be used, the channels do not overlap in space, a channel has no contrast or a wrong unit,
-            or the image of `spec` is not 3-D.
+        InputError: A file cannot be used, the channels do not overlap in space, a channel has no contrast or a wrong
+            unit, or the image of `spec` is not 3-D.
     """
     if spec.axes != "xyz":
         raise InputError(f"An exam cannot be put on a grid with axes {spec.axes!r}.", "Use a model of volumes ('xyz').")

@@ -1,13 +1,18 @@
 """Reads and writes volume files.
 
-What is written is NIfTI with sform and qform set to the same affine. The file is NIfTI-1, which every tool reads, whenever
-its float32 fields hold the affine without loss, as they do for the grids that models generate (0.5, 1.5, 3 mm, centred on 0).
-Otherwise, as for an oblique scan or a 0.6 mm spacing, it is NIfTI-2, whose float64 fields always do; nibabel, ITK (so 3D Slicer,
-ITK-SNAP and SimpleITK), FSL 6, FreeSurfer and MRtrix read it. So an affine that is read back equals the one written, bit for bit.
-The qform is a quaternion and may differ in the last bits; it cannot hold shear, so a sheared affine gets the sform only.
+What is written is NIfTI-1, which every tool reads (ITK 5, and so 3D Slicer, reads no NIfTI-2), with sform and qform
+set to one affine. Its fields are float32. That is exact for the grids that models generate (0.5, 1.5, 3 mm, centred
+on 0); for others, such as an oblique scan or a spacing of 0.6 mm, it rounds by some micrometres. Such a file
+therefore also carries the float64 affine in a header extension of the kind `comment`, which other tools pass over and
+`read_volume` takes as long as it rounds to the sform that stands beside it. So an affine that is read back here
+equals the one written, bit for bit. The qform is a quaternion: it cannot hold shear, and in float32 it loses up to
+0.001 rad near a half turn (an LPS scan tilted by a fraction of a degree). Where it would be off by more than a
+micrometre it is left out, so that a file never says two things.
 """
 
 import gzip
+import itertools
+import json
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +33,12 @@ ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
 VOLUME_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 # NIfTI's code for positions in the scanner's frame.
 SCANNER_CODE = 1
+# Key of the JSON text in the header extension: the affine's first three rows.
+AFFINE_KEY = "affine_ras_mm_float64"
+# The qform is left out where it would put a corner of the grid further off than this.
+QFORM_LIMIT_MM = 1e-3
+# Sizes in a NIfTI-1 header are 16-bit.
+MAX_AXIS = 2**15 - 1
 # Fast, and within some percent of the best for noisy float data.
 GZIP_LEVEL = 4
 
@@ -49,8 +60,8 @@ def read_volume(path: Path | str) -> Volume:
         is dropped.
 
     Raises:
-        InputError: The path does not exist or is of another kind, or the file is damaged, truncated, absurdly large by its
-            header, without an orientation, or not a 3-D scalar image.
+        InputError: The path does not exist or is of another kind, or the file is damaged, truncated, absurdly large by
+            its header, without an orientation, or not a 3-D scalar image.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,11 +131,21 @@ def _read_nifti(path: Path) -> Volume:
 
 
 def _affine(image: "Nifti1Image", path: Path) -> np.ndarray:
-    """The image's affine, or a sentence about why there is none."""
-    affine = image.affine
-    if affine is None or not np.isfinite(affine).all():
+    """The image's affine in float64, from the extension where there is one that fits, or a sentence if it has none."""
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all():
         raise InputError(f"{path}: its affine is not finite.", "Repair the orientation in the file's header.")
-    return np.asarray(affine, dtype=np.float64)
+    for extension in image.header.extensions:
+        try:
+            exact = np.array(
+                [*json.loads(extension.content.rstrip(b"\x00"))[AFFINE_KEY], [0, 0, 0, 1]], dtype=np.float64
+            )
+        except (ValueError, TypeError, KeyError):
+            continue
+        # A tool that moved the image changed the sform and knows nothing of the extension, which is then out of date.
+        if exact.shape == (4, 4) and np.array_equal(exact.astype(np.float32), affine.astype(np.float32)):
+            return exact
+    return affine
 
 
 def _stored(data: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
@@ -155,25 +176,28 @@ def write_volume(
         ValueError: Values are not finite or do not fit, or the type or description is not one that NIfTI can hold.
         OSError: The file cannot be written.
     """
-    from nibabel.nifti1 import Nifti1Image
-    from nibabel.nifti2 import Nifti2Image
+    from nibabel.nifti1 import Nifti1Extension, Nifti1Image
 
     path = Path(path)
     if volume_ending(path) not in NIFTI_ENDINGS:
         raise InputError(f"{path} is not a NIfTI file name.", "Let the name end in .nii.gz or .nii.")
     if len(description.encode()) > 79:
         raise ValueError(f"The description {description!r} is longer than the 79 bytes that NIfTI has room for.")
+    if max(volume.shape) > MAX_AXIS:
+        raise ValueError(f"{path}: an axis of {max(volume.shape)} voxels is longer than the {MAX_AXIS} of NIfTI.")
     data = _stored(volume.data, np.dtype(dtype), path)
-    exact = np.array_equal(volume.affine.astype(np.float32).astype(np.float64), volume.affine)
-    small = max(volume.shape) < 2**15
-    image = (Nifti1Image if exact and small else Nifti2Image)(data, volume.affine, dtype=data.dtype)
+    image = Nifti1Image(data, volume.affine, dtype=data.dtype)
     header = image.header
     header["descrip"] = description.encode()
     header.set_xyzt_units("mm")
     image.set_sform(volume.affine, SCANNER_CODE)
-    axes = volume.affine[:3, :3] / np.array(volume.spacing_mm)
-    rigid = np.allclose(axes.T @ axes, np.eye(3), rtol=0.0, atol=1e-5)
-    image.set_qform(volume.affine if rigid else None, SCANNER_CODE if rigid else 0)
+    image.set_qform(volume.affine, SCANNER_CODE)
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0.0, size - 1.0) for size in volume.shape))])
+    if np.abs(corners @ (image.get_qform() - volume.affine).T).max() > QFORM_LIMIT_MM:
+        image.set_qform(None, 0)
+    if not np.array_equal(volume.affine.astype(np.float32).astype(np.float64), volume.affine):
+        text = json.dumps({AFFINE_KEY: volume.affine[:3].tolist()})
+        header.extensions.append(Nifti1Extension("comment", text.encode()))
     content = image.to_bytes()
     if path.name.lower().endswith(".gz"):
         # No time and no name in the gzip header, or the same volume would not give the same bytes.

@@ -49,7 +49,7 @@ class IntensityMap:
             lower, upper = float(low), float(high)
             if not upper > lower:
                 raise InputError(
-                    f"The {self.lower:g} and {self.upper:g} percentiles are both {lower:g}: there is no contrast to map.",
+                    f"The {self.lower:g} and {self.upper:g} percentiles are both {lower:g}: there is no contrast.",
                     "Check that the image is not nearly constant.",
                 )
         scaled = (np.asarray(array, dtype=np.float32) - np.float32(lower)) / np.float32(upper - lower)
@@ -94,7 +94,8 @@ def parse_intensity(config: Mapping[str, object]) -> IntensityMap:
     """Builds an intensity map from its table.
 
     Args:
-        config: `{kind="percentile", lower=0.0, upper=99.5, output=[0, 1000]}` or `{kind="window", lower=0, upper=3000}`.
+        config: `{kind="percentile", lower=0.0, upper=99.5, output=[0, 1000]}` or
+            `{kind="window", lower=0, upper=3000}`.
 
     Returns:
         The map. A window writes generated images in its own range.

@@ -1,7 +1,7 @@
 """MetaImage, NRRD and DICOM series through SimpleITK.
 
-SimpleITK arrays are indexed `[z, y, x]` and its positions are LPS (left, posterior, superior); `to_volume` is the one place
-that turns both into this package's `[x, y, z]` and RAS.
+SimpleITK arrays are indexed `[z, y, x]` and its positions are LPS (left, posterior, superior); `to_volume` is the one
+place that turns both into this package's `[x, y, z]` and RAS.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from .errors import InputError
 from .volume import Volume
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
+    import SimpleITK
 
 MAX_VOXELS = 2**31
 # DEFLATE cannot shrink data by more than this factor, so that a file's size bounds what its header may claim.
 DEFLATE_LIMIT = 1032
-# The distance of two slices may differ from the usual one by this fraction; where a slice is missing it is twice as long.
+# The distance of two slices may differ from the usual one by this fraction; where one is missing it is twice as long.
 UNEVEN_LIMIT = 0.05
 ELEMENT_BYTES = {
     "MET_CHAR": 1,
@@ -39,14 +39,14 @@ ELEMENT_BYTES = {
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps ITK's warnings off standard error: what matters in them is checked here and raised."""
-    import SimpleITK as sitk
+    import SimpleITK
 
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def check_claim(path: Path, shape: Sequence[int], item_bytes: int, present_bytes: int | None) -> None:
@@ -80,7 +80,7 @@ def check_claim(path: Path, shape: Sequence[int], item_bytes: int, present_bytes
         )
 
 
-def to_volume(image: "sitk.Image", path: Path) -> Volume:
+def to_volume(image: "SimpleITK.Image", path: Path) -> Volume:
     """Turns a SimpleITK image into a volume: `[z, y, x]` into `[x, y, z]`, LPS into RAS.
 
     Args:
@@ -90,7 +90,7 @@ def to_volume(image: "sitk.Image", path: Path) -> Volume:
     Raises:
         InputError: The image is not 3-D or has several values per voxel.
     """
-    import SimpleITK as sitk
+    import SimpleITK
 
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
@@ -100,7 +100,7 @@ def to_volume(image: "sitk.Image", path: Path) -> Volume:
     size = image.GetSize()
     _check_axes(path, size)
     # Only the first three axes are space; a single last index carries nothing.
-    data = sitk.GetArrayFromImage(image).transpose()
+    data = SimpleITK.GetArrayFromImage(image).transpose()
     data = data.reshape(data.shape[:3])
     count = len(size)
     direction = np.array(image.GetDirection()).reshape(count, count)[:3, :3]
@@ -174,9 +174,9 @@ def read_itk_file(path: Path) -> Volume:
     Raises:
         InputError: The file is damaged, truncated, absurdly large by its header, or not a 3-D scalar image.
     """
-    import SimpleITK as sitk
+    import SimpleITK
 
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     with _quiet():
         try:
@@ -216,10 +216,10 @@ def read_dicom_series(folder: Path) -> Volume:
     Raises:
         InputError: The folder holds no series or several, a slice is missing or doubled, or a file is damaged.
     """
-    import SimpleITK as sitk
+    import SimpleITK
 
     with _quiet():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         if not series:
             raise InputError(
                 f"{folder} holds no DICOM series.", "Give the folder that directly holds the slices of one series."
@@ -229,10 +229,10 @@ def read_dicom_series(folder: Path) -> Volume:
                 f"{folder} holds {len(series)} DICOM series, and which one is meant is not clear.",
                 "Put each series into a folder of its own.",
             )
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
         try:
             _check_slices(folder, names)
-            reader = sitk.ImageSeriesReader()
+            reader = SimpleITK.ImageSeriesReader()
             reader.SetFileNames(names)
             image = reader.Execute()
         except RuntimeError as error:
@@ -244,9 +244,9 @@ def read_dicom_series(folder: Path) -> Volume:
 
 def _check_slices(folder: Path, names: Sequence[str]) -> None:
     """Reads the slices' headers and refuses uneven positions, which ITK reads as if they were even."""
-    import SimpleITK as sitk
+    import SimpleITK
 
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     origins = []
     for name in names:
         reader.SetFileName(name)
@@ -261,6 +261,6 @@ def _check_slices(folder: Path, names: Sequence[str]) -> None:
     worst = float(gaps[np.argmax(np.abs(gaps - usual))])
     if abs(worst - usual) > UNEVEN_LIMIT * usual:
         raise InputError(
-            f"{folder}: its {len(names)} slices are not evenly spaced: {usual:.3g} mm apart, but {worst:.3g} mm in one place.",
+            f"{folder}: its {len(names)} slices are unevenly spaced: {usual:.3g} mm, but {worst:.3g} mm in one place.",
             "A slice is missing or there twice: export the series again.",
         )

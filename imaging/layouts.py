@@ -1,9 +1,9 @@
 """Exams as they lie in folders: PI-CAI, Prostate158 and plain folders.
 
-- PI-CAI: `<root>/**/<patient>/<patient>_<study>_<channel>.mha`, `marksheet.csv` at the root or in `clinical_information/`,
-  here also `reports/<patient>_<study>.txt`.
+- PI-CAI: `<root>/**/<patient>/<patient>_<study>_<channel>.mha`, `marksheet.csv` at the root or in
+  `clinical_information/`, here also `reports/<patient>_<study>.txt`.
 - Prostate158: `<root>/**/<case>/{t2,adc,dwi}.nii.gz`.
-- Plain: `<id>/<id>_<channel>.<ending>` or `<id>/<channel>.<ending>`; a channel may also be a folder with a DICOM series.
+- Plain: `<id>/<id>_<channel>.<ending>` or `<id>/<channel>.<ending>`; a channel may also be a DICOM series' folder.
 """
 
 import csv
@@ -125,9 +125,20 @@ def _read_marksheet(source: Path) -> dict[str, dict[str, str]]:
     return rows
 
 
+def _fail(error: OSError) -> None:
+    """Raises what `os.walk` would pass over in silence: a folder that cannot be listed."""
+    raise error
+
+
 def _walk(source: Path) -> Iterator[Path]:
-    """Volume files and the folders of DICOM series under `source`, sorted; hidden names are left out."""
-    for folder, folders, names in os.walk(source):
+    """Volume files and the folders of DICOM series under `source`, sorted; hidden names are left out, links followed."""
+    seen: set[Path] = set()
+    for folder, folders, names in os.walk(source, onerror=_fail, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:
+            folders.clear()  # a link back: without this the walk would not end
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = sorted(name for name in names if not name.startswith("."))
         if any(name.lower().endswith((".dcm", ".ima")) for name in visible):
@@ -172,8 +183,8 @@ def find_in_folder(source: Path, channels: Sequence[str]) -> list[Exam]:
         channels: Channels that every exam must have.
 
     Returns:
-        Exams sorted by id; the patient is that of the marksheet, else the folder `<patient>/<patient>_<study>_...`, else
-        the id.
+        Exams sorted by id; the patient is that of the marksheet, else the folder `<patient>/<patient>_<study>_...`,
+        else the id.
 
     Raises:
         InputError: Nothing is found, an exam lacks a channel or has it twice, or an id is unsafe.

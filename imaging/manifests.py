@@ -7,7 +7,7 @@ Records have the keys `id`, `channel` and `path`, one line per volume; consecuti
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from .errors import InputError
@@ -83,7 +83,9 @@ def _is_record(row: Mapping[str, object]) -> bool:
     return "channel" in row and "path" in row
 
 
-def _group(rows: Iterable[tuple[int, dict[str, object]]], channels: Sequence[str], base: Path, origin: str) -> Iterator[Exam]:
+def _group(
+    rows: Iterable[tuple[int, dict[str, object]]], channels: Sequence[str], base: Path, origin: str
+) -> Iterator[Exam]:
     """Makes exams of consecutive records with one id."""
     volumes = ((number, row) for number, row in rows if row.get("kind", "volume") == "volume")
     seen: set[str] = set()
@@ -115,8 +117,8 @@ def exams_from_records(
     """Reads exams from the JSON Lines that another command prints, as they arrive.
 
     Args:
-        lines: One record per volume with `id`, `channel`, `path`, and `prompt` or `text`, `class` where known. Records of
-            one id stand together. Records of another `kind` than `volume` are passed over.
+        lines: One record per volume with `id`, `channel`, `path`, and `prompt` or `text`, `class` where known. Records
+            of one id stand together. Records of another `kind` than `volume` are passed over.
         channels: Channels that every exam must have.
         base: Folder that relative paths start from; None is the current one.
         origin: For messages: where the lines come from.
@@ -159,7 +161,7 @@ def find_in_manifest(path: Path, channels: Sequence[str]) -> list[Exam]:
     if not exams:
         raise InputError(f"{path} lists no exam.", "Give every exam a line with its id and one path per channel.")
     exams.sort(key=lambda exam: exam.id)
-    for one, other in zip(exams, exams[1:], strict=False):
+    for one, other in pairwise(exams):
         if one.id == other.id:
             raise InputError(f"{path} lists the id {one.id!r} twice.", "Give every exam an id of its own.")
     return exams

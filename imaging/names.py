@@ -25,8 +25,8 @@ def check_id(identifier: str, origin: str) -> str:
         The id, unchanged.
 
     Raises:
-        InputError: The id is empty or too long, starts with a dot, has blanks at an end, or holds a path separator, `..` or
-            a control character.
+        InputError: The id is empty or too long, starts with a dot, has blanks at an end, or holds a path separator,
+            `..` or a control character.
     """
     size = len(identifier.encode(errors="replace"))
     reason = None

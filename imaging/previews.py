@@ -1,7 +1,7 @@
 """Previews: one PNG in which a person sees what a run made.
 
-Volumes are shown as radiologists read them: axial slices from superior to inferior, anterior up, the patient's right on the
-viewer's left. Enlarging is for display only; no stored voxel passes through here.
+Volumes are shown as radiologists read them: axial slices from superior to inferior, anterior up, the patient's right on
+the viewer's left. Enlarging and brightening are for display only; no stored voxel passes through here.
 """
 
 import io
@@ -23,8 +23,10 @@ MARGIN_PX = 56
 LINE_PX = 20
 FONT_PX = 14
 PAGE_PX = 1400
-CAPTION_LINES = 4
+CAPTION_LINES = 8
 CENTRAL_PART = 0.7
+# A dark row is brightened by at most this factor, and the factor is written beside it.
+MOST_GAIN = 2.5
 BACKGROUND = (16, 16, 20)
 TEXT_COLOUR = (230, 230, 230)
 LABEL_COLOUR = (255, 196, 64)
@@ -73,8 +75,6 @@ def _enlarge(image: np.ndarray, pixel_mm: tuple[float, float]) -> "Image.Image":
     """
     from PIL import Image
 
-    if not np.isfinite(image).all():
-        raise ValueError("An image with NaN or infinite values cannot be shown.")
     height, width = image.shape[0] * pixel_mm[0], image.shape[1] * pixel_mm[1]
     scale = TILE_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -88,15 +88,52 @@ def _enlarge(image: np.ndarray, pixel_mm: tuple[float, float]) -> "Image.Image":
     return Image.fromarray(np.repeat(levels, 3, axis=-1) if levels.shape[-1] == 1 else levels)
 
 
-def _tiles(array: np.ndarray, slices: int, spacing_mm: Sequence[float] | None) -> list["Image.Image"]:
-    """The images of one row: slices of a volume, or the one tile."""
-    spacing = tuple(spacing_mm) if spacing_mm is not None else (1.0,) * 3
-    is_tile = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
-    if is_tile:
-        return [_enlarge(array, (spacing[0], spacing[1]))]
-    if array.ndim != 3:
+def _is_tile(array: np.ndarray) -> bool:
+    """Tells a tile `[y, x]` or `[y, x, 3]` from a volume."""
+    if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"An array of shape {array.shape} is neither a volume [x, y, z] nor a tile [y, x(, 3)].")
-    return [_enlarge(axial_view(array, k), (spacing[1], spacing[0])) for k in pick_slices(array.shape[2], slices)]
+    return array.ndim == 2 or array.shape[-1] == 3
+
+
+def _shown_slices(arrays: Sequence[np.ndarray], slices: int) -> list[int]:
+    """Chooses slices through the part of the z axis that is not empty, as padding is."""
+    depth = min(array.shape[2] for array in arrays)
+    full = [k for k in range(depth) if any(np.ptp(array[:, :, k]) > 0 for array in arrays)] or list(range(depth))
+    return [full[0] + k for k in pick_slices(full[-1] - full[0] + 1, slices)]
+
+
+def _gain(images: Sequence[np.ndarray]) -> float:
+    """Factor that brings the brightest 0.2 % of a row to white; never below 1."""
+    bright = max(float(np.percentile(np.concatenate([image.ravel() for image in images]), 99.8)), 1e-6)
+    return min(MOST_GAIN, max(1.0, 1.0 / bright))
+
+
+def _row(name: str, images: Sequence[np.ndarray], pixel_mm: tuple[float, float]) -> tuple[str, list["Image.Image"]]:
+    """Makes the tiles of one channel and the text beside them."""
+    if not all(np.isfinite(image).all() for image in images):
+        raise ValueError(f"Channel {name!r} holds NaN or infinite values and cannot be shown.")
+    gain = _gain(images)
+    text = f"{name}\nx{gain:.1f}" if gain >= 1.05 else name
+    return text, [_enlarge(image * gain, pixel_mm) for image in images]
+
+
+def _rows(
+    volumes: Mapping[str, np.ndarray], slices: int, spacing_mm: Sequence[float] | None
+) -> list[tuple[str, list["Image.Image"]]]:
+    """The rows of one item: text and tiles."""
+    if not volumes:
+        raise ValueError("A preview needs at least one channel.")
+    spacing = tuple(spacing_mm) if spacing_mm is not None else (1.0,) * 3
+    arrays = {name: np.asarray(array, dtype=np.float32) for name, array in volumes.items()}
+    stacks = [array for array in arrays.values() if not _is_tile(array)]
+    chosen = _shown_slices(stacks, slices) if stacks else []
+    rows = []
+    for name, array in arrays.items():
+        if _is_tile(array):
+            rows.append(_row(name, [array], (spacing[0], spacing[1])))
+        else:
+            rows.append(_row(name, [axial_view(array, k) for k in chosen], (spacing[1], spacing[0])))
+    return rows
 
 
 def _block(
@@ -105,31 +142,28 @@ def _block(
     """Draws one item: caption, then one row per channel."""
     from PIL import Image, ImageDraw
 
-    if not volumes:
-        raise ValueError("A preview needs at least one channel.")
     font = _font()
-    rows = [_tiles(np.asarray(array), slices, spacing_mm) for array in volumes.values()]
-    width = MARGIN_PX + max(sum(tile.width + GAP_PX for tile in row) for row in rows)
-    heights = [max(tile.height for tile in row) + GAP_PX for row in rows]
-    lines = _wrap(caption, width)
-    top = LINE_PX * (len(lines) + (1 if label else 0)) + GAP_PX
-    page = Image.new("RGB", (width, top + sum(heights)), BACKGROUND)
+    rows = _rows(volumes, slices, spacing_mm)
+    width = MARGIN_PX + max(sum(tile.width + GAP_PX for tile in tiles) for _, tiles in rows)
+    heights = [max(tile.height for tile in tiles) + GAP_PX for _, tiles in rows]
+    head = [(line, LABEL_COLOUR) for line in ([label] if label else [])]
+    head += [(line, TEXT_COLOUR) for line in _wrap(caption, width)]
+    y = LINE_PX * len(head) + GAP_PX
+    page = Image.new("RGB", (width, y + sum(heights)), BACKGROUND)
     draw = ImageDraw.Draw(page)
-    if label:
-        draw.text((GAP_PX, 2), label, fill=LABEL_COLOUR, font=font)
-    for number, line in enumerate(lines):
-        draw.text((GAP_PX, 2 + LINE_PX * (number + (1 if label else 0))), line, fill=TEXT_COLOUR, font=font)
-    y = top
-    for name, row, height in zip(volumes, rows, heights, strict=True):
-        draw.text((GAP_PX, y + height // 2), name, fill=TEXT_COLOUR, font=font, anchor="lm")
+    for number, (line, colour) in enumerate(head):
+        draw.text((GAP_PX, 2 + LINE_PX * number), line, fill=colour, font=font)
+    for (text, tiles), height in zip(rows, heights, strict=True):
+        draw.text((GAP_PX, y + height // 2), text, fill=TEXT_COLOUR, font=font, anchor="lm")
         x = MARGIN_PX
-        for tile in row:
+        for tile in tiles:
             page.paste(tile, (x, y))
             x += tile.width + GAP_PX
-        if len(row) > 1:
-            middle = y + row[0].height // 2
-            draw.text((MARGIN_PX + 3, middle), "R", fill=LABEL_COLOUR, font=font, anchor="lm")
-            draw.text((MARGIN_PX + row[0].width - 3, middle), "L", fill=LABEL_COLOUR, font=font, anchor="rm")
+        if len(tiles) > 1:
+            middle = y + tiles[0].height // 2
+            for side, x, anchor in (("R", MARGIN_PX + 4, "lm"), ("L", MARGIN_PX + tiles[0].width - 4, "rm")):
+                # Outlined, or it would be lost on bright tissue.
+                draw.text((x, middle), side, LABEL_COLOUR, font, anchor, stroke_width=2, stroke_fill=BACKGROUND)
         y += height
     return page
 

@@ -60,7 +60,7 @@ class ImageSpec:
             )
         if self.spacing_mm is not None and (len(self.spacing_mm) != count or any(not s > 0 for s in self.spacing_mm)):
             raise InputError(
-                f"Image spacing {self.spacing_mm} mm does not give a positive spacing to each of the axes {self.axes!r}.",
+                f"Image spacing {self.spacing_mm} mm is not a positive spacing for each of the axes {self.axes!r}.",
                 f"Give {count} positive numbers in mm, or none.",
             )
         if self.orientation is not None and len(self.orientation) != count:

@@ -1,6 +1,6 @@
 """Volumes with their place in the patient.
 
-Axis order: arrays are indexed `[x, y, z]` as nibabel gives them; a 4x4 float64 affine maps voxel indices to RAS millimetres.
+Axis order: arrays are indexed `[x, y, z]` as nibabel gives them; a 4x4 float64 affine maps voxel indices to RAS mm.
 """
 
 import itertools
@@ -95,8 +95,8 @@ def closest_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, i
         affine: 4x4, voxel to RAS mm.
 
     Returns:
-        World axis (0 right, 1 anterior, 2 superior) and sign of each voxel axis. The three world axes are distinct: of the
-        six assignments the one with the greatest sum of cosines is taken.
+        World axis (0 right, 1 anterior, 2 superior) and sign of each voxel axis. The three world axes are distinct: of
+        the six assignments the one with the greatest sum of cosines is taken.
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     # Rounded so that a tie at 45 degrees does not depend on the last bit.
@@ -123,7 +123,8 @@ def _parse_orientation(orientation: str) -> list[tuple[int, int]]:
 
 def _centre(shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
     """RAS mm of the middle of a grid."""
-    return affine[:3, :3] @ ((np.asarray(shape, dtype=np.float64) - 1.0) / 2.0) + affine[:3, 3]
+    middle = (np.asarray(shape, dtype=np.float64) - 1.0) / 2.0
+    return np.asarray(affine[:3, :3] @ middle + affine[:3, 3])
 
 
 def reorient(volume: Volume, orientation: str = "RAS") -> Volume:
@@ -240,8 +241,8 @@ def resample_to(volume: Volume, reference: Volume, order: int = 1, fill: float =
 def resample_spacing(volume: Volume, spacing_mm: Sequence[float], order: int = 1) -> Volume:
     """Changes the spacing and keeps centre, directions and (to half a voxel) the field of view.
 
-    Where an axis gets coarser the volume is first smoothed with a Gaussian that widens the point spread function from the
-    old spacing to the new one (Cardoso et al., Scale factor point spread function matching, MICCAI 2015), lest it alias.
+    Where an axis gets coarser the volume is first smoothed with a Gaussian that widens the point spread function from
+    the old spacing to the new one, lest it alias (Cardoso et al., Scale factor point spread function matching, 2015).
 
     Args:
         volume: What to sample.

@@ -2,83 +2,48 @@
 
     out/<id>/<artefact>, out/<id>/<artefact>.json   written in this order, each under a temporary name first
     out/manifest.jsonl                              one line per artefact (manifest-i-of-n.jsonl with shards)
-    out/run.json                                    the command and its settings; the only file that holds wall-clock times
+    out/run.json                                    the command and its settings; the only file with wall-clock times
     out/.ccella/                                    lock files
 
-An artefact counts as done when its sidecar parses and the artefact has the digest that the sidecar names. The manifest is an index:
-it is appended to while a run goes on and rebuilt from the sidecars, in input order, when a resumed run ends.
+An artefact counts as done when its sidecar parses and the artefact has the digest that the sidecar names. The manifest
+is an index: it is appended to while a run goes on and put in input order, from the sidecars, when a resumed run ends.
 """
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..imaging.atomic import write_json, write_text
-from ..imaging.errors import InputError
-from ..zoo.record import Record, parse_record
+from ..imaging.atomic import write_json
+from ..zoo.record import Record
 from .errors import RunFolderError
-from .locks import FileLock, LockUnsupportedError
+from .manifests import SHARD_MANIFEST, Manifest, find_sidecars, read_sidecar, sidecar_path
+from .run_lock import RunLock
+from .run_settings import RunSettings
 from .seeds import Shard
 
-RUN_SCHEMA = "ccella.run/1"
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
-SHARD_MANIFEST = re.compile(r"manifest-([0-9]+)-of-([0-9]+)\.jsonl")
-SETUP_WAIT_S = 30.0
+SHARED_FILE = re.compile(r"[0-9a-f]{16}\.safetensors")
 
 
-def sidecar_path(artefact: Path) -> Path:
-    """Where the sidecar of an artefact lies: the same name with `.json`."""
-    name = artefact.name.removesuffix(".gz")
-    return artefact.with_name(f"{name.rpartition('.')[0]}.json")
-
-
-def read_run(folder: Path) -> Iterator[Record]:
-    """The records of a run folder in input order, from its manifest or from the manifests of its shards.
-
-    Raises:
-        InputError: No manifest, a line that is no record, or the manifest of a shard is missing.
-    """
-    remedy = "Finish the run with --resume, then read it."
-    for path in _manifests(folder):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield parse_record(line, base=folder, source=f"{path}, line {number}")
-                except ValueError as error:
-                    raise InputError(str(error), remedy) from error
-
-
-def _manifests(folder: Path) -> list[Path]:
-    """The manifest of a run folder, or those of its shards in order."""
-    whole = folder / "manifest.jsonl"
-    if whole.is_file():
-        return [whole]
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    shards = {(int(m[1]), int(m[2])) for m in map(SHARD_MANIFEST.fullmatch, names) if m}
-    if not shards:
-        raise InputError(f"{folder} has no manifest.jsonl.", "Give the output folder of an earlier command.")
-    counts = sorted({count for _, count in shards})
-    if len(counts) > 1:
-        raise InputError(f"{folder} holds manifests of {counts[0]} and of {counts[1]} shards.", "Give each run its folder.")
-    missing = [i for i in range(1, counts[0] + 1) if (i, counts[0]) not in shards]
-    if missing:
-        raise InputError(
-            f"{folder} lacks the manifest of shard {missing[0]}/{counts[0]}.", f"Run it with --shard {missing[0]}/{counts[0]}."
-        )
-    return [folder / f"manifest-{i}-of-{counts[0]}.jsonl" for i in range(1, counts[0] + 1)]
-
-
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def digest_source(path: Path) -> str:
+    """SHA-256 of an input: of a file's content, or of the names and contents of a folder's files (a DICOM series)."""
+    if not path.is_dir():
+        return digest_file(path)
+    whole = hashlib.sha256()
+    for file in sorted(each for each in path.iterdir() if each.is_file()):
+        whole.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    return whole.hexdigest()
 
 
 class RunFolder:
@@ -91,11 +56,14 @@ class RunFolder:
         resume: Go on with a run that is there.
         overwrite: Remove the run that is there first: its artefacts, sidecars and manifest, nothing else.
         shard: This process's share of the run. Shards of one run may write into one folder at the same time.
-        warn: Called with a sentence the user should see.
+        warn: Called with a sentence that the user should see.
+
+    Attributes:
+        path: The folder.
 
     Raises:
-        RunFolderError: The folder holds a run and neither `resume` nor `overwrite` is given; another process writes to it;
-            the settings differ; it cannot be written.
+        RunFolderError: The folder holds a run and neither `resume` nor `overwrite` is given, another process writes to
+            it, the settings differ, or it cannot be written.
     """
 
     def __init__(
@@ -111,29 +79,31 @@ class RunFolder:
     ) -> None:
         self.path = Path(out)
         self.shard = shard
-        self._command = command
-        self._settings = json.loads(json.dumps(dict(settings or {})))
-        self._warn = warn or (lambda sentence: None)
-        self._resumed = False
-        self._order: list[str] = []
-        self._listed: set[str] = set()
-        self._locks: list[FileLock] = []
+        self._settings = RunSettings(self.path / "run.json", command, settings or {}, shard)
         if resume and overwrite:
             raise RunFolderError("--resume and --overwrite exclude each other.", "Give one of them.")
+        with self._writing(self.path):
+            self._lock = RunLock(self.path, shard, warn or (lambda sentence: None))
+            try:
+                self._open(resume, overwrite)
+                self._manifest = Manifest(self.named("manifest.jsonl"))
+            except BaseException:
+                self._lock.release()
+                raise
+            self._lock.end_setup()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            self._open(resume, overwrite)
-        except BaseException as error:
-            self._release()
-            if isinstance(error, OSError):
-                raise self._unusable(error) from error
-            raise
-
-    # Opening
-
-    @property
-    def manifest(self) -> Path:
-        """The manifest that this process writes."""
-        return self.named("manifest.jsonl")
+            # After an error too: what is done is listed in order.
+            with self._writing(self._manifest.path):
+                self._manifest.finish()
+        finally:
+            self._lock.release()
 
     def named(self, name: str) -> Path:
         """A file of the run as a whole; with shards each has its own, such as `preview-2-of-3.png`."""
@@ -143,146 +113,147 @@ class RunFolder:
         return self.path / f"{stem}{self.shard.suffix}{dot}{suffix}"
 
     def _open(self, resume: bool, overwrite: bool) -> None:
-        (self.path / ".ccella").mkdir(parents=True, exist_ok=True)
-        setup = self._lock("setup.lock")
-        if not self._acquire(setup, wait_s=SETUP_WAIT_S):
-            raise self._taken()
-        alone = self._take_run()
-        if not resume and not overwrite and self._holds_run():
-            raise RunFolderError(
-                f"{self.path} already holds a run.", "Give --resume to go on with it, --overwrite to replace it, or another -o."
-            )
         if overwrite:
-            self._remove_run(alone)
-        self._check_settings(resume)
-        if alone:
-            self._clean([self.path, *(path for path in self.path.iterdir() if path.is_dir() and path.name != ".ccella")])
-        if alone and self.shard is None:
-            for path in self.path.iterdir():
-                if SHARD_MANIFEST.fullmatch(path.name):
-                    path.unlink()
-        self._resumed = resume and self.manifest.exists()
-        self._repair_manifest()
-        self._write_run({"started": _now()}, replace_times=False)
-        setup.release()
-
-    def _lock(self, name: str) -> FileLock:
-        lock = FileLock(self.path / ".ccella" / name)
-        self._locks.append(lock)
-        return lock
-
-    def _acquire(self, lock: FileLock, *, shared: bool = False, wait_s: float = 0.0) -> bool:
-        try:
-            return lock.acquire(shared=shared, wait_s=wait_s)
-        except LockUnsupportedError:
-            self._warn(f"{self.path} lies on a file system without locks: take care that no other run writes to it.")
-            return True
-
-    def _take_run(self) -> bool:
-        """Locks the run. Returns whether no other process (no other shard) works on it."""
-        lock = self._lock("run.lock")
-        alone = self._acquire(lock)
-        if self.shard is None:
-            if not alone:
-                raise self._taken()
-            return True
-        # All shards hold this lock together, so that a run without shards is kept out.
-        if not self._acquire(lock, shared=True) or not self._acquire(self._lock(f"shard{self.shard.suffix}.lock")):
-            raise self._taken()
-        return alone
-
-    def _taken(self) -> RunFolderError:
-        return RunFolderError(
-            f"Another process is writing to {self.path}.", "Wait for it, give another -o, or share the work with --shard i/n."
-        )
-
-    def _unusable(self, error: OSError) -> RunFolderError:
-        reason = error.strerror or str(error)
-        return RunFolderError(f"The output folder {self.path} cannot be written: {reason}.", "Give another folder with -o.")
+            self._remove_run()
+        elif not resume and self._holds_run():
+            raise RunFolderError(
+                f"{self.path} already holds a run.",
+                "Give --resume to go on with it, --overwrite to replace it, or another -o.",
+            )
+        if resume or self.shard is not None:
+            self._settings.check()
+        else:
+            # What a run that wrote nothing left behind binds nobody.
+            self._settings.path.unlink(missing_ok=True)
+        if self._lock.alone:
+            self._clean(self.path)
+            for folder in self.path.iterdir():
+                if folder.is_dir() and not folder.name.startswith("."):
+                    self._clean(folder)
+                elif self.shard is None and SHARD_MANIFEST.fullmatch(folder.name):
+                    # A run without shards takes over what shards began: its own manifest lists it from now on.
+                    folder.unlink()
+        self._settings.write()
 
     def _holds_run(self) -> bool:
-        if self.manifest.exists() and self.manifest.stat().st_size > 0:
+        manifest = self.named("manifest.jsonl")
+        if manifest.exists() and manifest.stat().st_size > 0:
             return True
-        # Killed before its first line: the sidecar was already there.
-        return self.shard is None and next(self._sidecars(), None) is not None
+        # A run may have been killed between its first sidecar and its first line.
+        return self.shard is None and next(find_sidecars(self.path), None) is not None
 
-    def _sidecars(self) -> Iterator[Record]:
-        for path in sorted(self.path.glob("*/*.json")):
-            record = self._read_sidecar(path)
-            if record is not None:
-                yield record
-
-    def _read_sidecar(self, path: Path) -> Record | None:
-        """The record of a sidecar, or None where it is missing or says nothing of a file of this folder."""
-        try:
-            record = parse_record(path.read_text(encoding="utf-8"), base=self.path, source=str(path))
-        except (FileNotFoundError, ValueError):
-            return None
-        return record if sidecar_path(record.path) == path else None
-
-    def _read_run(self) -> dict[str, Any]:
-        try:
-            run = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise RunFolderError(f"{self.path / 'run.json'} is damaged: {error}.", "Start anew with --overwrite.") from error
-        return run if isinstance(run, dict) else {}
-
-    def _remove_run(self, alone: bool) -> None:
-        """Removes the artefacts, sidecars and manifests of the run that is there; with shards those of this shard only."""
+    def _remove_run(self) -> None:
+        """Removes the run that is there. With shards only this shard's part: the others may have begun the new run."""
         if self.shard is None:
-            doomed = list(self._sidecars())
-            extra = [path for path in self.path.glob("manifest*.jsonl")]
-            extra += [path for path in self.path.glob("preview*.png")] + [self.path / "run.json"]
+            doomed = list(find_sidecars(self.path))
+            files = [path for pattern in ("manifest*.jsonl", "preview*.png") for path in self.path.glob(pattern)]
+            files += [path for path in self.path.glob("text/*") if SHARED_FILE.fullmatch(path.name)]
+            files.append(self._settings.path)
         else:
-            doomed = [r for r in map(self._parse_line, self._manifest_lines()) if r is not None]
-            # Another shard may have begun the new run: its run.json stays when it says the same.
-            stale = alone and self._differing_setting() is not None
-            extra = [self.manifest, self.named("preview.png"), *([self.path / "run.json"] if stale else [])]
+            doomed = list(Manifest(self.named("manifest.jsonl")).records())
+            files = [self.named("manifest.jsonl"), self.named("preview.png")]
+            if self._lock.alone and self._settings.difference() is not None:
+                files.append(self._settings.path)
         for record in doomed:
+            # A manifest is a file like any other: what it names outside the folder is not the run's to remove.
             if record.path.resolve().is_relative_to(self.path.resolve()):
                 record.path.unlink(missing_ok=True)
                 sidecar_path(record.path).unlink(missing_ok=True)
-                if record.path.parent != self.path and not any(record.path.parent.iterdir()):
-                    record.path.parent.rmdir()
-        for path in extra:
+                folder = record.path.parent
+                if folder != self.path and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        for path in files:
             path.unlink(missing_ok=True)
 
-    def _differing_setting(self) -> tuple[str, Any, Any] | None:
-        """Name, old and new value of a setting in which run.json and this run differ."""
-        run = self._read_run()
-        if not run:
-            return None
-        old, new = dict(run.get("settings", {})), dict(self._settings)
-        old["command"], new["command"] = run.get("command"), self._command
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                return name, old.get(name), new.get(name)
-        return None
+    def _clean(self, folder: Path) -> None:
+        """Removes the temporary files that dead processes left in a folder."""
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
-    def _check_settings(self, resume: bool) -> None:
-        run = self._read_run()
-        if not resume and self.shard is None:
-            (self.path / "run.json").unlink(missing_ok=True)
-            return
-        different = self._differing_setting()
-        if different is not None:
-            name, old, new = different
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Turns an operating system's refusal to write `path` into a sentence."""
+        try:
+            yield
+        except OSError as error:
             raise RunFolderError(
-                f"The run in {self.path} has {name} = {json.dumps(old)}, but this one has {json.dumps(new)}.",
-                "Repeat the command as it was first given, or start anew with --overwrite.",
-            )
-        count = self.shard.count if self.shard is not None else 1
-        if self.shard is not None and run and run.get("shards") != count:
-            raise RunFolderError(
-                f"The run in {self.path} has {run.get('shards')} shards, but this one has {count}.",
-                f"Give --shard i/{run.get('shards')}, or no --shard once no other process works on it.",
-            )
+                f"{path} cannot be written: {error.strerror or error}.",
+                "Make room or set permissions, then go on with --resume; or give another folder with -o.",
+            ) from error
 
-    def _clean(self, folders: Sequence[Path]) -> None:
-        """Removes temporary files that dead processes left."""
-        for folder in folders:
-            for path in folder.iterdir():
-                if TEMPORARY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+    def find_done(
+        self, item_id: str, names: Sequence[str], expected: Mapping[str, Any] | None = None
+    ) -> list[Record] | None:
+        """Looks whether all artefacts of an item are there and whole. `keep` then lists them.
+
+        Args:
+            item_id: The item.
+            names: File names of its artefacts inside `<out>/<item_id>/`, in order.
+            expected: What the sidecars must say of the item, for example its prompt and seed.
+
+        Returns:
+            The item's records, or None when it has to be made (again).
+
+        Raises:
+            RunFolderError: The item is done, but from something else than `expected`.
+        """
+        folder = self.path / item_id
+        records = []
+        for name in names:
+            record = read_sidecar(sidecar_path(folder / name), self.path)
+            whole = record is not None and record.path == folder / name and record.path.is_file()
+            if record is None or not whole or digest_file(record.path) != record.data.get("sha256"):
+                if folder.is_dir():
+                    self._clean(folder)
+                return None
+            records.append(record)
+        for key, value in (expected or {}).items():
+            for record in records:
+                old = record.data.get(key)
+                if old != value:
+                    raise RunFolderError(
+                        f"{record.path} was made with {key} {_short(old)}, but now it is {_short(value)}.",
+                        "Give the input of the first run again, or start anew with --overwrite.",
+                    )
+        return records
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Lists the records of an item that was found done; items are kept and written in input order."""
+        with self._writing(self._manifest.path):
+            for record in records:
+                self._manifest.add(record)
+
+    def write_artefact(self, record: Record, write: Callable[[Path], None]) -> Record:
+        """Writes an artefact, then its sidecar, then its line in the manifest.
+
+        Args:
+            record: What it is; `path` as `artefact_path` gives it. `sha256` is added to its data.
+            write: Writes the artefact to the path it is given, atomically (imaging.atomic).
+
+        Returns:
+            The record with the artefact's digest.
+
+        Raises:
+            RunFolderError: The folder is full or not writable.
+        """
+        with self._writing(record.path):
+            write(record.path)
+            record = replace(record, data={**record.data, "sha256": digest_file(record.path)})
+            write_json(sidecar_path(record.path), record.to_json(relative_to=self.path))
+            self._manifest.add(record)
+        return record
+
+    def write_file(self, path: Path, write: Callable[[Path], None]) -> None:
+        """Writes a file of the run that is no artefact, such as a preview; RunFolderError where it cannot."""
+        with self._writing(path):
+            write(path)
+
+    def artefact_path(self, item_id: str, name: str) -> Path:
+        """Where the artefact `name` of an item lies."""
+        return self.path / item_id / name
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

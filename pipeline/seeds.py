@@ -31,7 +31,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     for entry in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)(?:\s*-\s*([0-9]+))?\s*", entry)
         if match is None:
-            raise InputError(f"Seed {entry.strip()!r} in {text!r} is not a whole number of at least 0 or a range.", remedy)
+            raise InputError(f"Seed {entry.strip()!r} in {text!r} is neither a whole number nor a range.", remedy)
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first:
@@ -76,8 +76,8 @@ class Shard:
     def select(self, items: Sequence[Item]) -> Sequence[Item]:
         """The shard's items: one contiguous block.
 
-        Blocks differ in length by one at most, and the shards one after another are the input in its order, so that manifests
-        of shards can simply be joined.
+        Blocks differ in length by one at most, and the shards one after another are the input in its order, so that
+        their manifests can simply be joined.
         """
         start = len(items) * (self.index - 1) // self.count
         stop = len(items) * self.index // self.count

@@ -1,7 +1,7 @@
 """Checkpoints: folders that appear whole or not at all, bounded in number, without pickles.
 
-A checkpoint is `step-<8 digits>/` with one safetensors file per group of tensors and `state.json`. It is written under a
-temporary name, flushed and renamed, so a folder with the final name is complete.
+A checkpoint is `step-<8 digits>/` with one safetensors file per group of tensors and `state.json`. It is written under
+a temporary name, flushed and renamed, so a folder with the final name is complete.
 """
 
 import json
@@ -51,7 +51,9 @@ class Checkpoint:
 
         file = self.path / f"{group}.safetensors"
         if not file.is_file():
-            raise InputError(f"Checkpoint {self.path} lacks {file.name}.", "Remove that folder to resume from an earlier one.")
+            raise InputError(
+                f"Checkpoint {self.path} lacks {file.name}.", "Remove that folder to resume from an earlier one."
+            )
         return load_file(file)
 
 
@@ -148,8 +150,9 @@ def restore_optimizer(
             raise InputError(f"The checkpoint's optimizer holds {name!r}, which the network lacks.", "Start a new run.")
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        optimizer.state[parameter][entry] = value
+            optimizer.state[parameter][entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        else:
+            optimizer.state[parameter][entry] = value
 
 
 def _sweep(folder: Path) -> None:

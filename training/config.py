@@ -1,4 +1,4 @@
-"""Options of a training run: every one with its default, from the card, a TOML file and explicit values, in that order."""
+"""Options of a training run: each with its default, from the card, a TOML file and explicit values, in that order."""
 
 import difflib
 import tomllib
@@ -169,7 +169,7 @@ def resolve_options(
         stage: One of STAGES; the name of the table in the card's [training] and in a config file.
         card: The card's [training.<stage>] table.
         explicit: Values that overrule everything, by option name; None as a value means not given.
-        file: TOML file with the options at its top level, or in a table named after the stage beside those of other stages.
+        file: TOML file with the options at its top level, or in a table named after the stage.
 
     Returns:
         The options, checked.

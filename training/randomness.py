@@ -1,7 +1,7 @@
 """Which items a step sees and which random numbers it draws, as pure functions of the seed and the step.
 
-Nothing is carried from one step to the next, so a resumed run draws what an unbroken one would, and an item of a batch draws
-the same whatever the number of processes and micro-batches.
+Nothing is carried from one step to the next, so a resumed run draws what an unbroken one would, and an item of a batch
+draws the same whatever the number of processes and micro-batches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,8 +43,8 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 def step_indices(seed: int, step: int, batch_size: int, count: int) -> list[int]:
     """The items of one step.
 
-    Epochs follow one another without a gap, so a batch may hold the end of one and the start of the next, and a set smaller
-    than the batch is used more than once.
+    Epochs follow one another without a gap, so a batch may hold the end of one and the start of the next, and a set
+    smaller than the batch is used more than once.
 
     Args:
         seed: Of the run.
@@ -74,7 +74,7 @@ def step_indices(seed: int, step: int, batch_size: int, count: int) -> list[int]
 def scoped_seed(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Seeds torch's own generators inside the block and gives them back their state after it.
 
-    Initial weights and dropout have no generator argument; this reaches them without touching the caller's random state.
+    Initial weights and dropout have no generator argument; this reaches them and spares the caller's random state.
     """
     with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
         torch.random.manual_seed(seed)

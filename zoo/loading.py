@@ -58,7 +58,8 @@ def _find(file: FileRef, card: Card, part: str) -> Path:
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise DigestMismatchError(
-            f"{path} has {size} bytes; the card pins {file.size}.", "The file is cut or changed: fetch or copy it again."
+            f"{path} has {size} bytes; the card pins {file.size}.",
+            "The file is cut or changed: fetch or copy it again.",
         )
     if file.sha256 != UNPINNED and size <= HASH_LIMIT_BYTES:
         found = sha256_file(path)
@@ -129,6 +130,7 @@ def load_text_encoder(card: Card, *, device: str = "cpu") -> "TextEncoder":
     folders = {path.parent for path in part_paths(card, "text_encoder")}
     if len(folders) != 1:
         raise CardError(
-            f"The text encoder of {card.id} lies in {len(folders)} folders.", "Keep its files in one folder of the card."
+            f"The text encoder of {card.id} lies in {len(folders)} folders.",
+            "Keep its files in one folder of the card.",
         )
     return TextEncoder.from_folder(folders.pop(), window=int(part.config.get("window", 512)), device=device)

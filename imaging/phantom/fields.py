@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Array = np.ndarray
-# Standard deviation of a cubic B-spline sum of unit normals, averaged over the cell: (151/315)^(3/2) in three dimensions.
+# Standard deviation of a cubic B-spline sum of unit normals, averaged over the cell: (151/315)^(3/2) in 3-D.
 _SPLINE_DEVIATION = (151.0 / 315.0) ** 1.5
 
 

@@ -1,7 +1,8 @@
 """Shape of the prostate and its zones, as signed distances in millimetres.
 
-The gland is an ellipsoid of the reported dimensions with a flat base, a concave posterior midline, a narrow anterior side and
-low-order harmonics, bent by smooth random displacements. Zonal anatomy after McNeal (Am J Surg Pathol 1988;12:619).
+The gland is an ellipsoid of the reported dimensions with a flat base, a concave posterior midline, a narrow anterior
+side and low-order harmonics, bent by smooth random displacements. Zonal anatomy after McNeal
+(Am J Surg Pathol 1988;12:619).
 All coordinates are RAS millimetres relative to the gland's centre: x to the patient's right, y anterior, z superior.
 """
 
@@ -82,10 +83,11 @@ def plan_grid(shape: GlandShape) -> Grid:
 
 def bend(shape: GlandShape, grid: Grid) -> tuple[Array, Array, Array]:
     """Coordinates [x, y, z] of `grid` relative to the gland's centre after the smooth displacement."""
-    return tuple(
+    x, y, z = (
         axis - np.float32(centre) + field.sample(grid) * np.float32(shape.warp_mm)
         for axis, centre, field in zip(grid.axes, shape.centre_mm, shape.warp, strict=True)
-    )  # type: ignore[return-value]
+    )
+    return x, y, z
 
 
 def map_gland(shape: GlandShape, grid: Grid) -> GlandMap:
@@ -97,8 +99,8 @@ def map_gland(shape: GlandShape, grid: Grid) -> GlandMap:
     gland = (shape.surface - rho) * rho / gradient
     tz = np.minimum(_tz_level_distance(shape, x, y, z), gland - _tz_margin(shape, v))
     afs = np.minimum(shape.afs_mm - gland, 0.44 * a - np.abs(x))
-    afs = np.minimum(afs, (v - 0.25) * b)
-    cz = 1.0 - np.sqrt((x / (0.52 * a)) ** 2 + ((v + 0.40) / 0.34) ** 2 + ((w - 0.72) / 0.42) ** 2)
+    afs = np.minimum(afs, np.minimum((v - 0.20) * b, (0.5 - w) * c))
+    cz = 1.0 - np.sqrt((x / (0.42 * a)) ** 2 + ((v + 0.36) / 0.30) ** 2 + ((w - 0.76) / 0.40) ** 2)
     cz *= 0.36 * min(a, b, c)
     return GlandMap(x, y, z, u, v, w, gland, tz, np.minimum(cz, -tz), np.minimum(afs, gland))
 
@@ -124,7 +126,9 @@ def _tz_level(shape: GlandShape, x: Array, y: Array, z: Array) -> Array:
     a, b, c = shape.half_axes_mm
     lateral = np.abs(x - shape.tz_lean * a)
     lateral = np.maximum(lateral - 0.20 * a, 0.25 * (0.20 * a - lateral))
-    return np.sqrt((lateral / (0.52 * a)) ** 2 + ((y - 0.20 * b) / (0.62 * b)) ** 2 + ((z - 0.12 * c) / (0.80 * c)) ** 2)
+    return np.sqrt(
+        (lateral / (0.52 * a)) ** 2 + ((y - 0.20 * b) / (0.62 * b)) ** 2 + ((z - 0.12 * c) / (0.80 * c)) ** 2
+    )
 
 
 def _tz_level_distance(shape: GlandShape, x: Array, y: Array, z: Array) -> Array:
@@ -138,7 +142,7 @@ def _tz_margin(shape: GlandShape, v: Array) -> Array:
 
 
 def transition_fraction(volume_ml: float) -> float:
-    """Share of the gland that is transition zone: what exceeds 12 mL + 0.25 times the volume (0.15 at 20 mL, 0.67 at 150)."""
+    """Share of the gland that is transition zone, what exceeds 12 mL + V / 4: 0.15 at 20 mL, 0.67 at 150 mL."""
     return max(0.12, 1.0 - (12.0 + 0.25 * volume_ml) / volume_ml)
 
 
@@ -161,7 +165,7 @@ def _calibrate(shape: GlandShape, volume_ml: float) -> GlandShape:
 def zone_fractions(gland: GlandMap, edge_mm: float) -> dict[str, Array]:
     """Soft zone masks [x, y, z] in 0..1 that sum to the gland's own mask ('gland'): PZ, TZ, CZ, AFS."""
     whole = ramp(gland.gland, edge_mm)
-    afs = ramp(gland.afs, edge_mm + 0.5) * whole
+    afs = ramp(gland.afs, edge_mm + 1.2) * whole
     rest = whole - afs
     tz = ramp(gland.tz, edge_mm) * rest
     rest = rest - tz

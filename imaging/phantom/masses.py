@@ -50,7 +50,12 @@ def draw_masses(rng: np.random.Generator, findings: Findings, shape: GlandShape)
 
 
 def _place(
-    rng: np.random.Generator, lesion: Lesion, gland: GlandMap, zones: dict[str, Array], shape: GlandShape, others: list[Mass]
+    rng: np.random.Generator,
+    lesion: Lesion,
+    gland: GlandMap,
+    zones: dict[str, Array],
+    shape: GlandShape,
+    others: list[Mass],
 ) -> Mass:
     contrast = load_parameters().lesions[lesion.pirads]
     where = _choose_centre(rng, lesion, gland, zones, shape, others)
@@ -66,17 +71,22 @@ def _place(
         half_axes_mm=half,
         edge_mm=contrast.edge_mm,
         blend=contrast.blend,
-        t2_ms=float(rng.normal(*contrast.t2_ms)),
-        adc_um2_s=float(np.clip(rng.normal(*contrast.adc_um2_s), 640.0, 980.0)),
+        t2_ms=float(rng.normal(*(contrast.t2_ms if lesion.zone == "PZ" else contrast.tz_t2_ms))),
+        adc_um2_s=float(np.clip(rng.normal(*contrast.adc_um2_s), 620.0, 960.0)),
         surface=draw_field(rng, 5.0),
     )
 
 
 def _choose_centre(
-    rng: np.random.Generator, lesion: Lesion, gland: GlandMap, zones: dict[str, Array], shape: GlandShape, others: list[Mass]
+    rng: np.random.Generator,
+    lesion: Lesion,
+    gland: GlandMap,
+    zones: dict[str, Array],
+    shape: GlandShape,
+    others: list[Mass],
 ) -> tuple[int, int, int]:
     """Index of the planning voxel with the best score: in the zone, on the side, deep enough, near level and sector."""
-    a, b, c = shape.half_axes_mm
+    a, _b, _c = shape.half_axes_mm
     sign = 1.0 if lesion.side == "right" else -1.0
     radius = lesion.diameter_mm / 2
     lateral = sign * gland.x
@@ -104,19 +114,20 @@ def _choose_centre(
 
 
 def _half_axes(lesion: Lesion, depth_mm: float, tz_gap_mm: float, shape: GlandShape) -> tuple[float, float, float]:
-    """Half axes along (capsule or transverse, normal or anteroposterior, craniocaudal); the first carries the diameter."""
+    """Half axes (along the capsule or transverse, across it or anteroposterior, craniocaudal); the first is D/2."""
     radius = lesion.diameter_mm / 2
-    length = float(np.clip(0.9 * radius, 3.0, 0.42 * shape.half_axes_mm[2]))
+    length = float(np.clip(0.95 * radius, 3.8, 0.45 * shape.half_axes_mm[2]))
     if lesion.zone == "TZ":
-        return radius, max(0.72 * radius, 3.0), length
+        return radius, max(0.75 * radius, 3.5), length
     thickness = 0.5 * (depth_mm + tz_gap_mm)
-    return radius, float(np.clip(thickness, 0.5 * radius, 0.8 * radius)), length
+    return radius, float(np.clip(thickness, max(0.55 * radius, 3.2), max(0.8 * radius, 3.4))), length
 
 
 def mass_distance(mass: Mass, gland: GlandMap, grid: Grid) -> Array:
     """Signed distance [x, y, z] in mm to the surface of `mass`, positive inside, on the grid of `gland`.
 
-    A lesion of the peripheral zone follows the capsule's curve; one of the transition zone is a lens. Neither crosses the midline.
+    A lesion of the peripheral zone follows the capsule's curve; one of the transition zone is a lens.
+    Neither crosses the midline.
     """
     cx, cy, cz = mass.centre_mm
     dx, dy, dz = gland.x - np.float32(cx), gland.y - np.float32(cy), gland.z - np.float32(cz)

@@ -10,7 +10,7 @@ from .fields import Array, Grid, SmoothField, draw_field, ramp
 from .findings import Findings
 from .gland import GlandMap, GlandShape, map_gland, plan_grid
 
-_COUNT_PER_ML = {"none": 0.10, "mild": 0.22, "moderate": 0.32, "marked": 0.36}
+_COUNT_PER_ML = {"none": 0.3, "mild": 0.7, "moderate": 0.8, "marked": 0.7}
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ def _draw_nodules(rng: np.random.Generator, findings: Findings, shape: GlandShap
     grid = plan_grid(shape)
     gland = map_gland(shape, grid)
     inside = np.minimum(gland.tz, -gland.afs).ravel()
-    places = np.flatnonzero(inside > 2.5)
+    places = np.flatnonzero(inside > 1.5)
     tz_ml = float((gland.tz > 0).sum()) * 0.008
-    count = min(2 + int(rng.poisson(_COUNT_PER_ML[findings.bph] * tz_ml)), 26)
+    count = min(2 + int(rng.poisson(_COUNT_PER_ML[findings.bph] * tz_ml)), 44)
     nodules: list[Nodule] = []
     if not len(places):
         return ()
-    largest = {"none": 4.0, "mild": 6.5, "moderate": 9.0, "marked": 13.0}[findings.bph]
+    largest = {"none": 4.5, "mild": 6.5, "moderate": 9.0, "marked": 13.0}[findings.bph]
     for _ in range(count):
         index = int(rng.choice(places))
-        radius = float(min(rng.uniform(2.5, largest), inside[index] + 2.0))
+        radius = float(min(2.2 + (largest - 2.2) * rng.beta(1.0, 1.4), inside[index] + 1.5))
         centre = (float(gland.x.ravel()[index]), float(gland.y.ravel()[index]), float(gland.z.ravel()[index]))
         kind = float(rng.beta(0.7, 0.9))
         nodule = Nodule(centre, radius, float(rng.uniform(0.85, 1.2)), 0.12 + 0.8 * kind, float(rng.uniform(0.35, 0.9)))
@@ -76,19 +76,21 @@ def _apart(one: Nodule, other: Nodule) -> bool:
 
 
 def transition_texture(texture: Texture, gland: GlandMap, grid: Grid, edge_mm: float) -> tuple[Array, Array]:
-    """Share of glandular tissue in the transition zone and the weight of the nodules' fibrous rims, both [x, y, z] in 0..1."""
+    """Shares of glandular tissue in the transition zone and of the nodules' fibrous rims, [x, y, z] in 0..1."""
     fine = texture.fine.sample(grid)
-    glandular = np.clip(0.40 + 0.13 * texture.coarse.sample(grid) + 0.08 * fine, 0.08, 0.9)
+    glandular = np.clip(0.38 + 0.15 * texture.coarse.sample(grid) + 0.13 * fine, 0.05, 0.9)
     rims = np.zeros_like(glandular)
     half = np.float32(0.5)
     for nodule in texture.nodules:
         reach = nodule.radius_mm + 4.0
         # The bent coordinates differ from the grid's by a few millimetres at most, which the reach allows for.
         box = _box(gland, nodule.centre_mm, reach)
-        dx, dy, dz = (axis[box] - np.float32(c) for axis, c in zip((gland.x, gland.y, gland.z), nodule.centre_mm, strict=True))
+        dx, dy, dz = (
+            axis[box] - np.float32(c) for axis, c in zip((gland.x, gland.y, gland.z), nodule.centre_mm, strict=True)
+        )
         distance = nodule.radius_mm - np.sqrt(dx * dx + (dy * nodule.flattening) ** 2 + dz * dz)
         mask = ramp(distance, edge_mm)
-        inner = np.clip(nodule.glandular + 0.09 * fine[box], 0.03, 0.98)
+        inner = np.clip(nodule.glandular + 0.16 * fine[box], 0.03, 0.98)
         glandular[box] += mask * (inner - glandular[box])
         rim = np.clip(1.0 - np.abs(distance - half) / np.float32(0.8 + 0.5 * edge_mm), 0.0, 1.0) * nodule.rim
         rims[box] = np.maximum(rims[box] * (1.0 - ramp(distance - 1.5, edge_mm)), rim)
@@ -108,7 +110,7 @@ def _box(gland: GlandMap, centre_mm: tuple[float, float, float], reach_mm: float
 def peripheral_texture(texture: Texture, findings: Findings, gland: GlandMap, grid: Grid) -> tuple[Array, Array]:
     """Share of inflamed and of haemorrhagic tissue in the peripheral zone, both [x, y, z] in 0..1."""
     patches = texture.patches.sample(grid)
-    inflamed = np.clip(0.10 + 0.06 * texture.coarse.sample(grid) + 0.05 * texture.fine.sample(grid), 0.0, 0.4)
+    inflamed = np.clip(0.18 + 0.13 * texture.coarse.sample(grid) + 0.11 * texture.fine.sample(grid), 0.0, 0.5)
     if findings.prostatitis == "diffuse":
         inflamed += np.clip(0.50 + 0.14 * patches, 0.2, 0.75)
     elif findings.prostatitis is not None:

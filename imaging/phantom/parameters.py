@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LesionContrast:
 
     adc_um2_s: tuple[float, float]
     t2_ms: tuple[float, float]
+    tz_t2_ms: tuple[float, float]
     blend: float
     edge_mm: float
 
@@ -66,7 +68,7 @@ class Parameters:
         return list(self.tissues).index(name)
 
 
-def _tuples(table: Mapping[str, object]) -> dict[str, object]:
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
@@ -77,6 +79,6 @@ def load_parameters() -> Parameters:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     return Parameters(
         tissues={name: Tissue(**table) for name, table in data["tissues"].items()},
-        lesions={int(key): LesionContrast(**_tuples(table)) for key, table in data["lesions"].items()},  # type: ignore[arg-type]
-        institutions={int(key): Acquisition(**_tuples(table)) for key, table in data["institutions"].items()},  # type: ignore[arg-type]
+        lesions={int(key): LesionContrast(**_tuples(table)) for key, table in data["lesions"].items()},
+        institutions={int(key): Acquisition(**_tuples(table)) for key, table in data["institutions"].items()},
     )

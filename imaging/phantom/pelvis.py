@@ -12,7 +12,7 @@ from .gland import GlandShape
 
 _BLADDER_MM = {"full": (36.0, 27.0, 26.0), "partly filled": (28.0, 20.0, 14.0), "empty": (20.0, 13.0, 6.0)}
 _BLADDER_WALL_MM = {"full": 2.5, "partly filled": 4.0, "empty": 5.5}
-_RECTUM_MM = {"gas": (14.0, 12.0), "stool": (16.0, 13.5), "empty": (11.0, 3.0)}
+_RECTUM_MM = {"gas": (13.5, 11.5), "stool": (15.5, 13.0), "empty": (11.0, 4.0)}
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def draw_pelvis(rng: np.random.Generator, findings: Findings, shape: GlandShape)
         bladder_mm=(bladder[0] * float(scale[0]), bladder[1] * float(scale[1]), bladder[2] * float(scale[2])),
         rectum_mm=(rectum[0] * float(scale[3]), rectum[1] * float(scale[4])),
         rectum_x_mm=float(rng.normal(0.0, 2.5)),
-        obturator_mm=max(float(rng.uniform(34.0, 39.0)), a + 5.5),
-        obturator_thickness_mm=float(rng.uniform(10.0, 15.0)),
+        obturator_mm=max(float(rng.uniform(30.0, 35.0)), a + 4.5),
+        obturator_thickness_mm=float(rng.uniform(13.0, 18.0)),
         pubis_gap_mm=float(rng.uniform(5.0, 10.0)),
         levator_mm=float(rng.uniform(3.2, 5.0)),
         vesicle_mm=(float(rng.uniform(13.0, 17.0)), float(rng.uniform(4.5, 6.5)), float(rng.uniform(5.5, 8.0))),
@@ -82,7 +82,7 @@ def _ellipsoid(frame_axes: tuple[Array, Array, Array], half_mm: tuple[float, flo
 
 def seminal_vesicles(pelvis: Pelvis, frame: Frame, grid: Grid) -> tuple[Array, Array]:
     """Mask of both vesicles and share of fluid inside them (tubules with walls), [x, y, z] in 0..1."""
-    a, b, c = pelvis.shape.half_axes_mm
+    _a, b, c = pelvis.shape.half_axes_mm
     length, depth, height = pelvis.vesicle_mm
     lateral = np.abs(frame.x) - (length + 1.0)
     y = frame.y - (-0.66 * b - 1.0) + 0.12 * lateral
@@ -113,7 +113,9 @@ def rectum(pelvis: Pelvis, frame: Frame) -> tuple[Array, Array]:
     half_x = 5.0 + (rx - 5.0) * narrow
     half_y = 3.0 + (ry - 3.0) * narrow
     wall = 3.2
-    front = -b * (0.90 - 0.12 * np.clip(w, -1.3, 1.3)) - 2.0 - 4.0 * np.clip(-w - 0.8, 0.0, 1.0)
+    # The front wall follows the back of the gland, then the anal canal turns backwards.
+    below = np.clip(-w, 0.0, 1.15)
+    front = -b * (0.88 - 0.34 * below * below + 0.10 * np.clip(w, 0.0, 1.3)) - 1.0 - 9.0 * np.clip(-w - 1.0, 0.0, 1.0)
     x = frame.x - np.float32(pelvis.rectum_x_mm) - 1.6 * frame.organ
     y = frame.y - (front - wall - half_y)
     if pelvis.findings.rectum == "empty":
@@ -129,7 +131,7 @@ def levator(pelvis: Pelvis, frame: Frame) -> Array:
     """Mask of the levator ani: a funnel beside the gland that slings behind the rectum, [x, y, z] in 0..1."""
     a, b, c = pelvis.shape.half_axes_mm
     w = frame.z / np.float32(c)
-    back = b + 2.0 * max(pelvis.rectum_mm[1], 7.0) + 9.0
+    back = 0.8 * b + 2.0 * max(pelvis.rectum_mm[1], 6.0) + 8.0
     middle = 0.5 * (0.35 * b - back)
     half_y = 0.5 * (0.35 * b + back) + 3.0
     wide = np.float32(a) * np.sqrt(np.clip(1.0 - 0.75 * np.minimum(w, 0.0) ** 2, 0.2, 1.0)) + 4.0
@@ -138,8 +140,9 @@ def levator(pelvis: Pelvis, frame: Frame) -> Array:
     square = p * p + q * q
     level = np.sqrt(square)
     gradient = np.sqrt((p / half_x) ** 2 + (q / half_y) ** 2 + np.float32(1e-6))
-    distance = 0.5 * pelvis.levator_mm - np.abs((1.0 - level) * level / gradient)
-    mask = ramp(distance + 0.3 * frame.tissue, frame.edge_mm)
+    middle_line = (1.0 - level) * level / gradient + 1.1 * frame.organ
+    distance = 0.5 * pelvis.levator_mm - np.abs(middle_line) + 0.5 * frame.tissue
+    mask = ramp(distance, frame.edge_mm)
     return mask * np.clip(1.4 - 1.6 * w, 0.0, 1.0) * np.clip((0.55 * b - frame.y) / 6.0, 0.0, 1.0)
 
 
@@ -169,10 +172,11 @@ def pubis(pelvis: Pelvis, frame: Frame) -> tuple[Array, Array]:
 
 
 def far_tissue(pelvis: Pelvis, frame: Frame) -> tuple[Array, Array, Array]:
-    """Masks of the gluteal muscles, the coccyx and the air outside the body, [x, y, z] in 0..1; seen in large fields only."""
+    """Masks [x, y, z] in 0..1 of gluteal muscles, coccyx and outside air, which only large fields of view reach."""
     b = pelvis.shape.half_axes_mm[1]
     back = -(b + 2.0 * max(pelvis.rectum_mm[1], 7.0) + 17.0)
-    gluteus = np.minimum(np.minimum(-40.0 - frame.y, np.abs(frame.x) - 12.0 + 0.5 * (frame.y + 60.0)), frame.y + 95.0)
+    gluteus = 0.60 * (np.abs(frame.x) - 30.0) - 0.80 * (frame.y + 50.0) + 1.5 * frame.organ
+    gluteus = np.minimum(gluteus, frame.y + 95.0)
     coccyx = _ellipsoid((frame.x, frame.y - (back - 6.0), frame.z - 14.0), (9.0, 5.0, 24.0))
     body = _ellipsoid((frame.x, frame.y + 12.0, 0.0 * frame.z), (175.0, 108.0, 1e4))
     return ramp(gluteus, frame.edge_mm), ramp(coccyx, frame.edge_mm), ramp(-body, frame.edge_mm)

@@ -159,10 +159,8 @@ def _write_findings(findings: Findings, rng: np.random.Generator, *, detailed: b
         if not focal or rng.random() < 0.7:
             focal.append(say(NO_RESTRICTION, rng))
     background = describe_background(findings, rng) if detailed else []
-    if findings.lesions or rng.random() < 0.5:
-        focal = focal + background
-    else:
-        focal = background + focal
+    background_last = bool(findings.lesions) or rng.random() < 0.5
+    focal = focal + background if background_last else background + focal
     mimics = describe_mimics(findings, rng)
     middle = mimics + focal if rng.random() < 0.5 else focal + mimics
     neighbours = describe_neighbours(findings, rng) + describe_normal_structures(findings, rng)

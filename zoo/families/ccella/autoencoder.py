@@ -93,7 +93,7 @@ def build_autoencoder(config: Mapping[str, Any]) -> Autoencoder:
         config: the keys of `AutoencoderConfig`.
 
     Raises:
-        ConfigError: the table cannot be read.
+        CardError: the table cannot be read.
     """
     return Autoencoder(read_settings(AutoencoderConfig, config, "autoencoder"))
 

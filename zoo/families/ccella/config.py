@@ -11,22 +11,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
+from ...errors import CardError
+
 ClassHead = Literal["each", "shared", "first", "last", "none"]
 ClassInput = Literal["predicted", "given", "none"]
 
 Settings = TypeVar("Settings")
-
-
-class ConfigError(ValueError):
-    """A network's table on a card cannot be read.
-
-    Attributes:
-        remedy: one line that says what to change.
-    """
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -99,17 +89,17 @@ def read_settings(kind: type[Settings], table: Mapping[str, Any], where: str) ->
         where: name of the table, for messages.
 
     Raises:
-        ConfigError: unknown or missing key, or a value that the dataclass refuses.
+        CardError: unknown or missing key, or a value that the dataclass refuses.
     """
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
-            raise ConfigError(f"The {where} table has the unknown key `{key}`.", remedy)
+            raise CardError(f"The {where} table has the unknown key `{key}`.", remedy)
     missing = [name for name, field in known.items() if field.default is MISSING and name not in table]
     if missing:
-        raise ConfigError(f"The {where} table lacks `{missing[0]}`.", f"Add {', '.join(missing)} to the card.")
+        raise CardError(f"The {where} table lacks `{missing[0]}`.", f"Add {', '.join(missing)} to the card.")
     values = {key: _read_value(key, value, str(known[key].type), where) for key, value in table.items()}
     return kind(**values)
 
@@ -120,32 +110,33 @@ def _read_value(key: str, value: object, declared: str, where: str) -> object:
         if isinstance(value, (list, tuple)) and value:
             inner = declared.removeprefix("tuple[").split(",")[0]
             return tuple(_read_value(key, item, inner, where) for item in value)
-        raise ConfigError(f"`{key}` of the {where} table is {value!r}, not a list.", "Write one value per level.")
-    wanted: type | tuple[type, ...] = {"int": int, "float": (int, float), "bool": bool}.get(declared, str)
+        raise CardError(f"`{key}` of the {where} table is {value!r}, not a list.", "Write one value per level.")
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
+    wanted = kinds.get(declared, (str,))
     # bool is a subclass of int, so `latents = true` would pass for 1 without the second test
     if not isinstance(value, wanted) or (isinstance(value, bool) and declared != "bool"):
-        raise ConfigError(f"`{key}` of the {where} table is {value!r}.", f"It has to be of type {declared}.")
+        raise CardError(f"`{key}` of the {where} table is {value!r}.", f"It has to be of type {declared}.")
     if declared == "int" and isinstance(value, int) and value < 1:
-        raise ConfigError(f"`{key}` of the {where} table is {value}.", "It has to be 1 or more.")
+        raise CardError(f"`{key}` of the {where} table is {value}.", "It has to be 1 or more.")
     return value
 
 
 def check_same_length(name: str, values: tuple[Any, ...], channels: tuple[int, ...]) -> None:
-    """Raise ConfigError unless there is one value per level."""
+    """Raise CardError unless there is one value per level."""
     if len(values) != len(channels):
-        raise ConfigError(
+        raise CardError(
             f"`{name}` has {len(values)} values for {len(channels)} levels.", f"Give {len(channels)} values."
         )
 
 
 def check_divisible(name: str, values: tuple[int, ...], divisor: int) -> None:
-    """Raise ConfigError unless every value is a multiple of `divisor`."""
+    """Raise CardError unless every value is a multiple of `divisor`."""
     for value in values:
         if value % divisor:
-            raise ConfigError(f"`{name}` has {value}, which is not a multiple of {divisor}.", "Change either number.")
+            raise CardError(f"`{name}` has {value}, which is not a multiple of {divisor}.", "Change either number.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless `value` is one of `choices`."""
+    """Raise CardError unless `value` is one of `choices`."""
     if value not in choices:
-        raise ConfigError(f"`{name}` is {value!r}.", f"Choose one of {', '.join(choices)}.")
+        raise CardError(f"`{name}` is {value!r}.", f"Choose one of {', '.join(choices)}.")

@@ -15,14 +15,15 @@ paper are settings: `class_head` of the adapter, and here `class_input` and `tex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ...errors import CardError
 from .adapter import Adapter, build_classifier
-from .config import AdapterConfig, ClassInput, ConfigError, UNetConfig, check_choice, read_settings
+from .config import AdapterConfig, ClassInput, UNetConfig, check_choice, read_settings
 from .unet import UNet
 
 CLASS_SCALE = 100.0
@@ -56,7 +57,7 @@ class CcellaDenoiser(nn.Module):
     def __init__(self, config: DenoiserConfig, adapter: AdapterConfig, unet: UNetConfig) -> None:
         super().__init__()
         if config.class_input == "predicted" and adapter.class_head == "none":
-            raise ConfigError(
+            raise CardError(
                 '`class_input` is "predicted" but `class_head` is "none": there is nothing to predict with.',
                 'Set class_input = "given" or "none", or choose a class head.',
             )
@@ -126,12 +127,12 @@ def build_denoiser(config: Mapping[str, Any]) -> CcellaDenoiser:
             `DenoiserConfig`.
 
     Raises:
-        ConfigError: the table cannot be read.
+        CardError: the table cannot be read.
     """
     tables = {}
     for name in ("adapter", "unet"):
         if not isinstance(config.get(name), Mapping):
-            raise ConfigError(f"The denoiser table lacks the table `{name}`.", f"Add it: [parts.denoiser.config.{name}].")
+            raise CardError(f"The denoiser table lacks the table `{name}`.", f"Add it: [parts.denoiser.config.{name}].")
         tables[name] = config[name]
     rest = {key: value for key, value in config.items() if key not in tables}
     return CcellaDenoiser(

@@ -218,7 +218,9 @@ def _given(label: int | None, logits: Tensor) -> Tensor | None:
     """A class the user chose as class input T K, in percent; None when none was chosen."""
     if label is None:
         return None
-    return nn.functional.one_hot(torch.tensor(label), logits.shape[-1]).to(logits) * CLASS_SCALE + torch.zeros_like(logits)
+    return nn.functional.one_hot(torch.tensor(label), logits.shape[-1]).to(logits) * CLASS_SCALE + torch.zeros_like(
+        logits
+    )
 
 
 def _adapt(denoiser: CcellaDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,9 +230,7 @@ def _adapt(denoiser: CcellaDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, T
     return context, logits
 
 
-def training_forward(
-    denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+def training_forward(denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """One training evaluation of adapter and U-Net together.
 
     Args:

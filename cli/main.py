@@ -1,0 +1,117 @@
+"""The `ccella` command. Each subcommand lies in a file of its own and is imported when it is named."""
+
+import importlib
+import os
+import sys
+import warnings
+from difflib import get_close_matches
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from .errors import FAILED, report
+
+COMMANDS = {
+    "sample": "sample",
+    "encode": "encode",
+    "decode": "decode",
+    "train": "train",
+    "zoo": "zoo",
+    "phantom": "phantom",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command; None when there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __package__)
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but an unknown command is met with the nearest known one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]}?" if near else f" The commands are {', '.join(COMMANDS)}."
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, "
+    "2 wrong usage or bad input, 3 weights missing or offline, 4 licence or access, 5 digest mismatch, "
+    "6 out of memory, 7 some items failed, 130 interrupted. CCELLA_DEBUG=1 adds tracebacks.",
+)
+@click.version_option(__version__, prog_name="ccella", message="%(prog)s %(version)s")
+def ccella() -> None:
+    r"""Labelled synthetic medical images from models that labs train themselves.
+
+    A radiology report in, a biparametric prostate MRI exam out:
+
+    \b
+      ccella sample --prompt report.txt -o demo
+    """
+
+
+def main() -> None:
+    """Runs the command line and leaves with its exit code."""
+    sys.exit(run())
+
+
+def run(args: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: Words after the program's name; those of the process when None.
+
+    Returns:
+        The exit code.
+    """
+    _set_environment()
+    try:
+        result = ccella.main(args=args, prog_name="ccella", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _close_output()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
+        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _set_environment() -> None:
+    """Quiets libraries that would speak for themselves; a variable that the user set stays as it is."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _close_output() -> int:
+    """Ends quietly when the reader of standard output has gone, such as `head`."""
+    # The interpreter flushes once more at exit: give it something that takes it.
+    with Path(os.devnull).open("w") as sink:
+        os.dup2(sink.fileno(), sys.stdout.fileno())
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""`ccella sample`: reports in, exams out."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..imaging.errors import InputError
+from ..pipeline.seeds import Shard
+from ..zoo.card import SAMPLERS, Card
+from ..zoo.registry import find_card
+from .notes import say
+from .options import (
+    NumbersType,
+    batch_size_option,
+    compute_options,
+    model_option,
+    output_option,
+    resolve_model,
+    run_options,
+    seeds_option,
+    stream_options,
+)
+from .output import Output, print_records
+from .progress import Progress
+from .stages import announce_runtime, count_items
+
+if TYPE_CHECKING:
+    from ..pipeline.prompts import PromptItem
+    from ..pipeline.sampler_settings import SampleSettings
+
+# What a sidecar decides, and therefore cannot be given beside --from.
+DECIDED = ("prompt", "seeds", "label", "spacing_mm", "steps", "sampler", "guidance_scale")
+
+
+@click.command()
+@click.option(
+    "--prompt", metavar="FILE|DIR|MANIFEST|-",
+    help="A report (text file), a folder of .txt files, a .csv or .jsonl manifest (id, prompt, and where wanted class, "
+    "spacing, seed), or - for standard input.",
+)  # fmt: skip
+@click.option(
+    "--from", "sidecar", metavar="SIDECAR", type=click.Path(path_type=Path),
+    help="Make the volume of this .json sidecar again, instead of --prompt.",
+)  # fmt: skip
+@output_option("Folder for the exams; made where missing.")
+@model_option
+@click.option("--class", "label", type=click.Choice(("0", "1")), help="Class, instead of the one the report implies.")
+@click.option(
+    "--spacing", "spacing_mm", type=NumbersType("X", "Y", "Z"), metavar="X,Y,Z",
+    help="Voxel spacing in mm.  [default: the model's]",
+)  # fmt: skip
+@seeds_option
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Sampling steps.  [default: the model's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampling algorithm.  [default: the model's]")
+@click.option(
+    "--guidance", "guidance_scale", type=click.FloatRange(min=0), metavar="W",
+    help="Classifier-free guidance; 1 is none.  [default: the model's]",
+)  # fmt: skip
+@click.option("--latents", "latents_only", is_flag=True, help="Write latents for `ccella decode` instead of volumes.")
+@batch_size_option
+@compute_options
+@run_options
+@stream_options
+@click.pass_context
+def command(
+    context: click.Context,
+    prompt: str | None,
+    sidecar: Path | None,
+    out: Path,
+    model: str | None,
+    label: str | None,
+    spacing_mm: tuple[float, ...] | None,
+    seeds: tuple[int, ...] | None,
+    steps: int | None,
+    sampler: str | None,
+    guidance_scale: float | None,
+    latents_only: bool,
+    batch_size: int,
+    device: str,
+    runtime: str,
+    precision: str,
+    shard: Shard | None,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make exams from radiology reports.
+
+    Each report becomes a folder in DIR with one NIfTI volume per sequence and a JSON sidecar beside each. The file
+    manifest.jsonl lists them and preview.png shows the first. The same seed gives the same exam, whatever the batch
+    or shard.
+    """
+    from ..pipeline.prompts import expand_seeds
+    from ..pipeline.sampler_settings import choose_settings
+
+    if sidecar is not None:
+        for name in DECIDED:
+            if context.params[name] is not None:
+                option = next(each for each in context.command.params if each.name == name).opts[0]
+                raise click.UsageError(f"{option} cannot be given beside --from: the sidecar decides it.", ctx=context)
+        items, card, settings, runtime, precision = _repeat(sidecar, model, batch_size, latents_only)
+    else:
+        items = _read(prompt, context)
+        card = resolve_model(model)
+        items = [
+            replace(
+                item,
+                class_label=item.class_label if label is None else int(label),
+                spacing_mm=item.spacing_mm if spacing_mm is None else spacing_mm,
+            )
+            for item in items
+        ]
+        settings = choose_settings(
+            card, sampler=sampler, steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
+            latents_only=latents_only,
+        )  # fmt: skip
+    chosen = expand_seeds(items, seeds)
+    chosen = list(shard.select(chosen)) if shard is not None else chosen
+    if dry_run:
+        _print_plan(chosen, card, settings, out, as_json)
+        return
+    options = {"runtime": runtime, "device": device, "precision": precision}
+    _run(chosen, card, settings, options, out, shard=shard, resume=resume, overwrite=overwrite, as_json=as_json)
+
+
+def _read(prompt: str | None, context: click.Context) -> "list[PromptItem]":
+    from ..pipeline.prompts import read_prompts
+
+    if prompt is None:
+        raise click.UsageError("Give --prompt, or --from with a sidecar.", ctx=context)
+    if prompt == "-":
+        return read_prompts("-", sys.stdin.buffer)
+    if not os.path.exists(prompt):  # noqa: PTH110 - unlike Path.exists, false for a whole report instead of an error
+        shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+        raise InputError(
+            f"There is no file or folder {shown!r}.",
+            "Give the path of a report; for the words themselves: echo '...' | ccella sample --prompt - -o DIR",
+        )
+    return read_prompts(prompt)
+
+
+def _repeat(
+    sidecar: Path, model: str | None, batch_size: int, latents_only: bool
+) -> "tuple[list[PromptItem], Card, SampleSettings, str, str]":
+    """Everything as the sidecar says it was, on the same weights."""
+    from ..pipeline.prompts import from_sidecar
+    from ..pipeline.provenance import check_same_model
+    from ..pipeline.sampler_settings import choose_settings
+
+    recipe = from_sidecar(sidecar)
+    card = find_card(model if model is not None else str(recipe.model.get("id")))
+    check_same_model(recipe.model, card, source=str(sidecar))
+    settings = choose_settings(
+        card,
+        sampler=recipe.sampler.get("name"),
+        timesteps=recipe.sampler.get("timesteps"),
+        guidance_scale=recipe.sampler.get("guidance_scale"),
+        eta=recipe.sampler.get("eta"),
+        batch_size=batch_size,
+        latents_only=latents_only,
+    )
+    return [recipe.item], card, settings, recipe.runtime, recipe.precision
+
+
+def _print_plan(
+    items: "Sequence[PromptItem]", card: Card, settings: "SampleSettings", out: Path, as_json: bool
+) -> None:
+    say(
+        f"Would sample {len(items)} items with {card.id}: {settings.sampler}, {settings.steps} steps, "
+        f"guidance {settings.guidance_scale:g}, into {out}."
+    )
+    with Output("id", "seed", "class", "prompt", "folder", as_json=as_json) as output:
+        for item in items:
+            if as_json:
+                output.add_object(
+                    {"id": item.id, "seed": item.seed, "class": item.class_label, "path": (out / item.id).as_posix()}
+                )
+            else:
+                words = " ".join(item.text.split())
+                shown = words if len(words) <= 50 else f"{words[:47]}..."
+                output.add_row(item.id, item.seed, item.class_label, shown, out / item.id)
+
+
+def _run(
+    items: "Sequence[PromptItem]",
+    card: Card,
+    settings: "SampleSettings",
+    options: dict[str, str],
+    out: Path,
+    *,
+    shard: Shard | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from ..pipeline.provenance import model_entry
+    from ..pipeline.run_folder import RunFolder
+    from ..pipeline.sample import sample
+    from ..zoo.loading import load_text_encoder
+
+    runtime = announce_runtime(card, **options)
+    recorded = settings.run_settings(model_entry(card), runtime.precision)
+    with (
+        RunFolder(
+            out, command="sample", settings=recorded, resume=resume, overwrite=overwrite, shard=shard, warn=say
+        ) as run,
+        Progress("sampling", "exams") as progress,
+    ):
+        finished = 0
+        count = count_items(progress, len(items))
+
+        def on_item(item_id: str, error: Exception | None) -> None:
+            nonlocal finished
+            finished += 1
+            count(item_id, error)
+
+        def on_step(ids: Sequence[str], step: int, steps: int) -> None:
+            # The last step is followed by decoding: the item counts as done when its files are there.
+            progress.update(finished + len(ids) * step / (steps + 1), len(items), f"step {step} of {steps}")
+
+        records = sample(
+            items,
+            card,
+            text_encoder=load_text_encoder(card, device=str(runtime.device)),
+            denoiser=runtime.load(card, "denoiser"),
+            autoencoder=None if settings.latents_only else runtime.load(card, "autoencoder"),
+            run=run,
+            runtime=runtime,
+            settings=settings,
+            warn=say,
+            on_item=on_item,
+            on_step=on_step,
+        )
+        print_records(records, as_json=as_json)
+    preview = run.named("preview.png")
+    if preview.exists() and not settings.latents_only:
+        say(f"Preview: {preview}")

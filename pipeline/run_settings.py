@@ -1,0 +1,85 @@
+"""run.json: the command of a run and the settings that its artefacts depend on."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..imaging.atomic import write_json
+from .errors import RunFolderError
+from .provenance import versions
+from .seeds import Shard
+
+RUN_SCHEMA = "ccella.run/1"
+
+
+class RunSettings:
+    """What a run is, for run.json.
+
+    Args:
+        path: The run.json.
+        command: The stage.
+        settings: JSON-able settings; whatever changes the artefacts belongs here.
+        shard: The process's share of the run.
+    """
+
+    def __init__(self, path: Path, command: str, settings: Mapping[str, Any], shard: Shard | None) -> None:
+        self.path = path
+        # Through JSON, so that a tuple equals the list that comes back from the file.
+        self.settings = json.loads(json.dumps({"command": command, **settings}))
+        self.shards = shard.count if shard is not None else 1
+
+    def read(self) -> dict[str, Any] | None:
+        """The run.json that is there, or None."""
+        try:
+            run = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunFolderError(f"{self.path} is damaged: {error}.", "Start anew with --overwrite.") from error
+        if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
+            raise RunFolderError(f"{self.path} is no run.json of ccella.", "Give another folder with -o.")
+        return run
+
+    def difference(self) -> tuple[str, Any, Any] | None:
+        """Name, stored value and own value of the first setting in which the stored run and this one differ."""
+        run = self.read()
+        if run is None:
+            return None
+        old = run["settings"]
+        for name in sorted(old.keys() | self.settings.keys()):
+            if old.get(name) != self.settings.get(name):
+                return name, old.get(name), self.settings.get(name)
+        return None
+
+    def check(self) -> None:
+        """RunFolderError, naming the setting, where the stored run is another run."""
+        different = self.difference()
+        if different is not None:
+            name, old, new = different
+            raise RunFolderError(
+                f"The run in {self.path.parent} has {name} = {json.dumps(old)}, but this one has {json.dumps(new)}.",
+                "Repeat the command as it was first given, or start anew with --overwrite.",
+            )
+        run = self.read()
+        if run is not None and self.shards not in (1, run.get("shards")):
+            raise RunFolderError(
+                f"The run in {self.path.parent} has {run.get('shards')} shards, but this one has {self.shards}.",
+                "Repeat it with the first number of shards, or without --shard.",
+            )
+
+    def write(self) -> None:
+        """Writes run.json; a resumed run keeps its first start."""
+        run = self.read() or {}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(
+            self.path,
+            {
+                "schema": RUN_SCHEMA,
+                "settings": self.settings,
+                "shards": self.shards,
+                "started": run.get("started", now),
+                "versions": versions(),
+            },
+        )

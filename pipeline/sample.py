@@ -1,0 +1,287 @@
+"""Sample: prompts in, images (or latents) out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..diffusion.noise import ancestral_generator, draw_noise
+from ..diffusion.samplers import is_stochastic
+from ..diffusion.samplers import sample as run_sampler
+from ..diffusion.schedule import NoiseSchedule
+from ..imaging.errors import InputError
+from ..zoo.card import Card
+from ..zoo.errors import CardError
+from ..zoo.family import Plan, load_family
+from ..zoo.record import Record
+from .decode import to_image
+from .encode import ItemCallback
+from .errors import FailureLog
+from .images import Preview, choose_spacing, grid_affine, image_names, write_images
+from .latents import latent_name, write_tensors
+from .prompts import PromptItem
+from .provenance import execution_entry, licence_entry, model_entry
+from .run_folder import RunFolder
+from .sampler_settings import SampleSettings
+
+if TYPE_CHECKING:
+    from ..export.runtimes import TorchRuntime
+    from ..zoo.families.ccella.text import TextEncoder
+
+# Called after every step of a batch: ids of the batch, steps done, steps in all.
+StepCallback = Callable[[Sequence[str], int, int], None]
+# A binary classifier's threshold for the label of a sampled item.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An item with everything decided."""
+
+    item: PromptItem
+    seed: int
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return {"class": self.item.class_label, "spacing_mm": list(self.spacing_mm)}
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """What every item of a run needs."""
+
+    card: Card
+    text_encoder: "TextEncoder"
+    denoiser: torch.nn.Module
+    autoencoder: torch.nn.Module | None
+    run: RunFolder
+    runtime: "TorchRuntime"
+    settings: SampleSettings
+    common: dict[str, Any]
+    warn: Callable[[str], None]
+    on_step: StepCallback
+
+    def names(self, job: _Job) -> list[str]:
+        if self.settings.latents_only:
+            return [latent_name(job.item.id)]
+        return image_names(self.card, job.item.id)
+
+    def find(self, job: _Job) -> list[Record] | None:
+        """The item's records where it is done."""
+        expected = {"prompt": job.item.text, "seed": job.seed, "conditions": job.conditions}
+        return self.run.find_done(job.item.id, self.names(job), expected)
+
+    @cached_property
+    def null_text(self) -> torch.Tensor:
+        """The embedded empty report, for the unconditional branch."""
+        embedding: torch.Tensor = self.text_encoder.encode([""])[0]
+        return embedding.to(self.runtime.dtype)
+
+    def embed(self, job: _Job) -> torch.Tensor:
+        """The embedded prompt L W."""
+        if self.text_encoder.count_tokens(job.item.text).truncated:
+            self.warn(
+                f"The prompt of {job.item.id} is longer than the text encoder's {self.text_encoder.window} tokens: "
+                "its beginning was cut off."
+            )
+        return self.text_encoder.encode([job.item.text])[0]
+
+    def prepare(self, jobs: Sequence[_Job]) -> Plan:
+        """Runs the adapter for all timesteps of each item, before the loop."""
+        family = load_family(self.card.family)
+        conditions = [
+            family.Conditions(self.embed(job).to(self.runtime.dtype), False, job.item.class_label, job.spacing_mm)
+            for job in jobs
+        ]
+        plan: Plan = family.prepare(
+            self.card,
+            self.denoiser,
+            conditions,
+            timesteps=self.settings.timesteps,
+            guidance_scale=self.settings.guidance_scale,
+            null_text=self.null_text,
+        )
+        return plan
+
+    @torch.no_grad()
+    def denoise(self, jobs: Sequence[_Job]) -> tuple[torch.Tensor, list[float]]:
+        """Latents B C ... in the autoencoder's units, and the probability of class 1 per item."""
+        settings, device, dtype = self.settings, self.runtime.device, self.runtime.dtype
+        plan = self.prepare(jobs)
+        ids = [job.item.id for job in jobs]
+        noise = torch.stack([draw_noise(job.seed, self.card.latent_shape) for job in jobs]).to(device)
+        stochastic = is_stochastic(settings.sampler, settings.eta)
+        z = run_sampler(
+            lambda z, i: plan.predict(z.to(dtype), i).float(),
+            noise,
+            schedule=_schedule(self.card),
+            sampler=settings.sampler,
+            timesteps=settings.timesteps,
+            eta=settings.eta,
+            generators=[ancestral_generator(job.seed) for job in jobs] if stochastic else None,
+            callback=lambda i: self.on_step(ids, i + 1, settings.steps),
+        )
+        latents: torch.Tensor = load_family(self.card.family).unscale_latent(self.card, z)
+        return latents, [float(p) for p in plan.class_probability]
+
+    def write(self, job: _Job, z: torch.Tensor, probability: float) -> list[Record]:
+        """Decodes one item's latent C ... and writes its images, or writes the latent."""
+        if not bool(torch.isfinite(z).all()):
+            raise ArithmeticError("The sampler gave values that are not finite; try --precision fp32 or more steps.")
+        label = job.item.class_label
+        data = {
+            "synthetic": True,
+            "prompt": job.item.text,
+            "prompt_truncated": self.text_encoder.count_tokens(job.item.text).truncated,
+            "conditions": job.conditions,
+            "class": label if label is not None else int(probability >= THRESHOLD),
+            "class_probability": round(probability, 6),
+            "seed": job.seed,
+            "sampler": self.settings.entry(),
+            "spacing_mm": list(job.spacing_mm),
+            **({"meta": dict(job.item.meta)} if job.item.meta else {}),
+            **self.common,
+            "parents": [],
+        }
+        affine = grid_affine(self.card, job.spacing_mm)
+        if self.autoencoder is None:
+            path = self.run.artefact_path(job.item.id, latent_name(job.item.id))
+            extra = {"channels": list(self.card.image.channel_names), "affine": affine.tolist(), "shape": list(z.shape)}
+            record = Record(job.item.id, "latent", path, {**data, **extra})
+            return [self.run.write_artefact(record, lambda path: write_tensors(path, {"z": z}))]
+        with torch.inference_mode():
+            x = load_family(self.card.family).decode_latent(self.card, self.autoencoder, z[None].to(self.runtime.dtype))
+        return write_images(self.run, self.card, job.item.id, to_image(x[0]), affine=affine, data=data)
+
+
+def _schedule(card: Card) -> NoiseSchedule:
+    s = card.schedule
+    return NoiseSchedule(s.train_timesteps, s.beta_schedule, s.beta_start, s.beta_end, s.prediction)
+
+
+def sample(
+    items: Sequence[PromptItem],
+    card: Card,
+    *,
+    text_encoder: "TextEncoder",
+    denoiser: torch.nn.Module,
+    autoencoder: torch.nn.Module | None,
+    run: RunFolder,
+    runtime: "TorchRuntime",
+    settings: SampleSettings,
+    warn: Callable[[str], None] | None = None,
+    on_item: ItemCallback | None = None,
+    on_step: StepCallback | None = None,
+) -> Iterator[Record]:
+    """Samples items. What comes out for an item depends on its prompt, conditions and seed, not on its batch or shard.
+
+    Args:
+        items: What to sample, each with a seed (prompts.expand_seeds), in the order of the manifest.
+        card: The model.
+        text_encoder: Its text encoder.
+        denoiser: Its denoiser.
+        autoencoder: Its autoencoder; None exactly when `settings.latents_only`.
+        run: Where the results go.
+        runtime: Device and precision of denoiser and autoencoder.
+        settings: How to sample.
+        warn: Called with a sentence the user should see, such as a prompt that was cut.
+        on_item: Called with an item's id when it is through: with None, or with what it failed of.
+        on_step: Called after every step of a batch.
+
+    Yields:
+        The records of each item, one after another: a `volume` per channel, or one `latent` (tensor `z` in the
+        autoencoder's units).
+
+    Raises:
+        InputError: A condition that does not fit the model, before anything is sampled.
+        CardError: The model cannot sample, or its images cannot be written.
+        ItemsFailedError: At the end, when some items failed; the others are done.
+        RunFolderError: The folder is full or not writable.
+    """
+    if (autoencoder is None) != settings.latents_only:
+        raise ValueError("Images need an autoencoder, and latents need none.")
+    if card.latent.scale is None:
+        raise CardError(
+            f"Model {card.id} has no latent.scale: it is not trained.", "Train it with `ccella train denoiser`."
+        )
+    jobs = [_decide(item, card) for item in items]
+    common = {"model": model_entry(card), "licence": licence_entry(card), **execution_entry(runtime)}
+    sampler = _Sampler(
+        card,
+        text_encoder,
+        denoiser,
+        autoencoder,
+        run,
+        runtime,
+        settings,
+        common,
+        warn or (lambda sentence: None),
+        on_step or (lambda ids, done, steps: None),
+    )
+    return _sample_all(sampler, jobs, on_item)
+
+
+def _decide(item: PromptItem, card: Card) -> _Job:
+    if item.seed is None:
+        raise ValueError(f"Item {item.id} has no seed; see prompts.expand_seeds.")
+    label = item.class_label
+    if label is not None and ("class" not in card.conditions or label not in (0, 1)):
+        raise InputError(
+            f"Item {item.id} asks for class {label}, which model {card.id} does not take.",
+            "Leave the class out." if "class" not in card.conditions else "Give 0 or 1.",
+        )
+    return _Job(item, item.seed, choose_spacing(card, item.spacing_mm, item.id))
+
+
+def _sample_all(sampler: _Sampler, jobs: Sequence[_Job], on_item: ItemCallback | None) -> Iterator[Record]:
+    log, preview = FailureLog(), Preview(sampler.run, sampler.card)
+    for group in _group(sampler, jobs):
+        for job, outcome in _finish_group(sampler, group):
+            log.total += 1
+            error = outcome if isinstance(outcome, ArithmeticError) else None
+            if error is not None:
+                log.add(job.item.id, error)
+            for record in [] if isinstance(outcome, ArithmeticError) else outcome:
+                preview.add(record)
+                yield record
+            if on_item is not None:
+                on_item(job.item.id, error)
+    if not sampler.settings.latents_only:
+        preview.write()
+    log.finish()
+
+
+def _group(sampler: _Sampler, jobs: Sequence[_Job]) -> Iterator[list[tuple[_Job, list[Record] | None]]]:
+    """Cuts the items into stretches with one batch of items to be made (None); done items come with their records."""
+    group: list[tuple[_Job, list[Record] | None]] = []
+    pending = 0
+    for job in jobs:
+        done = sampler.find(job)
+        group.append((job, done))
+        pending += done is None
+        # A done item that waits for no other need not wait for a batch.
+        if pending in (0, sampler.settings.batch_size):
+            yield group
+            group, pending = [], 0
+    if group:
+        yield group
+
+
+def _finish_group(
+    sampler: _Sampler, group: Sequence[tuple[_Job, list[Record] | None]]
+) -> Iterator[tuple[_Job, list[Record] | ArithmeticError]]:
+    """Samples what is to be made; gives every item's records, or what it failed of, in input order."""
+    pending = [job for job, done in group if done is None]
+    made = iter(zip(*sampler.denoise(pending), strict=True) if pending else ())
+    for job, done in group:
+        if done is not None:
+            sampler.run.keep(done)
+            yield job, done
+            continue
+        try:
+            yield job, sampler.write(job, *next(made))
+        except ArithmeticError as error:
+            yield job, error

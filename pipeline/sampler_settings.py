@@ -1,0 +1,107 @@
+"""How a run samples: the card's defaults and what the user set instead."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..imaging.errors import InputError
+from ..zoo.card import SAMPLERS, Card
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Everything that decides what comes out for a prompt and a seed, and the batch size, which does not.
+
+    Attributes:
+        sampler: One of zoo.card.SAMPLERS.
+        timesteps: Timestep table, descending; its length is the number of steps.
+        guidance_scale: Classifier-free guidance; 1.0 is none.
+        eta: Share of ancestral noise in DDIM.
+        batch_size: Items denoised together.
+        latents_only: Write latents for `decode` instead of images.
+    """
+
+    sampler: str
+    timesteps: tuple[int, ...]
+    guidance_scale: float
+    eta: float
+    batch_size: int = 1
+    latents_only: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.timesteps)
+
+    def entry(self) -> dict[str, Any]:
+        """The sidecar's `sampler`."""
+        return {
+            "name": self.sampler,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "eta": self.eta,
+            "timesteps": list(self.timesteps),
+        }
+
+    def run_settings(self, model: Mapping[str, Any], precision: str) -> dict[str, Any]:
+        """What a resumed run must have in common with the first, for RunFolder."""
+        return {"model": dict(model), "sampler": self.entry(), "latents": self.latents_only, "precision": precision}
+
+
+def choose_settings(
+    card: Card,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float | None = None,
+    timesteps: Sequence[int] | None = None,
+    batch_size: int = 1,
+    latents_only: bool = False,
+) -> SampleSettings:
+    """Fills what the user left open from the card.
+
+    The card's own timestep table serves its own number of steps; another number takes the trailing table.
+
+    Args:
+        card: The model.
+        sampler: One of zoo.card.SAMPLERS.
+        steps: Number of steps.
+        guidance_scale: Classifier-free guidance.
+        eta: Share of ancestral noise in DDIM; the card's own holds for the card's own sampler only.
+        timesteps: A whole table, instead of `steps`.
+        batch_size: Items denoised together.
+        latents_only: Write latents.
+
+    Raises:
+        InputError: A value that is out of range, or two that contradict each other.
+    """
+    # Imported late: the table's module needs torch by way of its neighbours.
+    from ..diffusion.samplers import is_stochastic
+    from ..diffusion.timesteps import check_table, timestep_table
+
+    default = card.sampler
+    name = sampler if sampler is not None else default.name
+    if name not in SAMPLERS:
+        raise InputError(f"Sampler {name!r} is unknown.", f"Use one of {', '.join(SAMPLERS)}.")
+    if batch_size < 1:
+        raise InputError(f"Batch size {batch_size} is below 1.", "Give at least 1.")
+    scale = default.guidance_scale if guidance_scale is None else guidance_scale
+    if not 0.0 <= scale < float("inf"):
+        raise InputError(f"Guidance scale {scale} is not a number of at least 0.", "1 is no guidance; try 1 to 5.")
+    share = eta if eta is not None else default.eta if name == default.name else 0.0
+    if timesteps is not None and steps is not None and len(timesteps) != steps:
+        raise InputError(f"{steps} steps do not go with a table of {len(timesteps)} timesteps.", "Give one of the two.")
+    count = steps if steps is not None else default.steps
+    train = card.schedule.train_timesteps
+    try:
+        is_stochastic(name, share)
+        if timesteps is not None:
+            table = check_table(timesteps, train)
+        elif default.timesteps is not None and count == default.steps:
+            table = default.timesteps
+        else:
+            table = timestep_table(train, count)
+    except ValueError as error:
+        raise InputError(str(error), "Change the sampler's options.") from error
+    return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)

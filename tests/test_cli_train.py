@@ -1,0 +1,31 @@
+"""How `ccella train` reads its options."""
+
+import pytest
+
+from ccella.cli.train import parse_options, parse_value
+from ccella.imaging.errors import InputError
+
+NOTHING = {"steps": None, "batch_size": None, "seed": None, "device": "auto", "precision": "auto", "settings": ()}
+
+
+def test_what_is_not_given_is_left_to_card_and_file() -> None:
+    assert parse_options(NOTHING) == {}
+
+
+def test_seed_zero_is_given() -> None:
+    assert parse_options({**NOTHING, "seed": 0, "device": "cpu"}) == {"seed": 0, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("3", 3), ("true", True), ("mse", "mse"), ('"mse"', "mse"), ("[1, 2]", [1, 2]), ("", "")],
+)
+def test_values_are_those_of_toml(text: str, value: object) -> None:
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize("settings", [("loss",), ("=3",), ("seed=1", "seed=2")])
+def test_a_setting_that_is_none(settings: tuple[str, ...]) -> None:
+    with pytest.raises(InputError):
+        parse_options({**NOTHING, "settings": settings})

@@ -1,0 +1,138 @@
+"""Prompts from files, folders, manifests and standard input."""
+
+import io
+import json
+
+import pytest
+
+from ccella.diffusion.noise import seed_from_id
+from ccella.imaging.errors import InputError
+from ccella.pipeline.prompts import PromptItem, expand_seeds, read_prompts
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_text_file_is_one_prompt_named_after_the_file(tmp_path):
+    path = write(tmp_path / "report.txt", b"\xef\xbb\xbf  Lesion left.\r\nPI-RADS 4.\r\n")
+    assert read_prompts(path) == [PromptItem("report", "Lesion left.\nPI-RADS 4.")]
+
+
+def test_a_folder_gives_its_text_files_by_name(tmp_path):
+    write(tmp_path / "b.txt", "two")
+    write(tmp_path / "a.txt", "one")
+    write(tmp_path / ".hidden.txt", "no")
+    write(tmp_path / "notes.md", "no")
+    assert [(item.id, item.text) for item in read_prompts(tmp_path)] == [("a", "one"), ("b", "two")]
+
+
+def test_a_jsonl_manifest_carries_conditions(tmp_path):
+    rows = [
+        {"id": "p1", "report": "one", "class": 1, "spacing": [1.5, 1.5, 3], "seed": 0, "site": "A"},
+        {"id": 2, "prompt": "two", "class": None},
+    ]
+    path = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert read_prompts(path) == [
+        PromptItem("p1", "one", 1, (1.5, 1.5, 3.0), 0, {"site": "A"}),
+        PromptItem("2", "two"),
+    ]
+
+
+def test_a_csv_manifest_says_the_same(tmp_path):
+    path = write(
+        tmp_path / "m.csv", 'id,text,class,spacing,seed,site\r\np1,"one, two",YES,1.5x1.5x3,7,A\r\np2,three,,,,\r\n'
+    )
+    assert read_prompts(path) == [
+        PromptItem("p1", "one, two", 1, (1.5, 1.5, 3.0), 7, {"site": "A"}),
+        PromptItem("p2", "three", meta={"site": ""}),
+    ]
+
+
+def test_standard_input_is_text_or_json_lines():
+    assert read_prompts("-", io.BytesIO(b"Lesion left.\n")) == [PromptItem("stdin", "Lesion left.")]
+    lines = b'{"id": "a", "text": "one"}\n{"id": "b", "text": "two"}\n'
+    assert [item.id for item in read_prompts("-", io.BytesIO(lines))] == ["a", "b"]
+
+
+def test_records_of_another_command_give_one_prompt_per_item():
+    base = {"schema": "ccella.record/1", "kind": "volume", "id": "a", "prompt": "one", "synthetic": True, "class": 1}
+    base |= {"conditions": {"class": None}, "seed": 3, "spacing_mm": [2, 2, 4]}
+    lines = "\n".join(json.dumps({**base, "path": f"a/a_{c}.nii.gz", "channel": c}) for c in ("t2w", "hbv"))
+    (item,) = read_prompts("-", io.BytesIO(lines.encode()))
+    # The class of a sampled volume was predicted: only a chosen one is a condition.
+    assert item == PromptItem("a", "one", None, (2.0, 2.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b" \r\n\t ", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"PK\x03\x04\x00\x00", "is binary"),
+        (b"caf\xe9 latt\xe9", "not UTF-8 text: byte 3"),
+        (b"x" * 1_000_001, "has 1000001 bytes"),
+    ],
+)
+def test_unusable_text_is_named(tmp_path, content, message):
+    path = write(tmp_path / "report.txt", content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "x"}, "line 1 has no id"),
+        ({"id": "a"}, "line 1 has no prompt"),
+        ({"id": "a", "text": "  "}, "has no prompt|is empty"),
+        ({"id": "a", "text": "x\x00y"}, "is binary"),
+        ({"id": "../a", "text": "x"}, "holds a path separator"),
+        ({"id": "a\\b", "text": "x"}, "holds a path separator"),
+        ({"id": "a..b", "text": "x"}, "holds '..'"),
+        ({"id": "a", "text": "x", "report": "y"}, "has both 'text' and 'report'"),
+        ({"id": "a", "text": "x", "class": "maybe"}, "class 'maybe'"),
+        ({"id": "a", "text": "x", "spacing": "1x-2"}, "not a list of positive mm"),
+        ({"id": "a", "text": "x", "spacing": [1, float("inf")]}, "not a list of positive mm"),
+        ({"id": "a", "text": "x", "seed": -1}, "seed -1"),
+        ({"id": "a", "text": "x", "seed": 1.5}, "seed 1.5"),
+        ({"id": "a", "text": "x", "seed": True}, "seed True"),
+        ([1], "not a JSON object"),
+    ],
+)
+def test_unusable_rows_are_named(tmp_path, row, message):
+    path = write(tmp_path / "m.jsonl", json.dumps(row))
+    with pytest.raises(InputError, match=message) as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_ambiguous_sources(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_prompts(tmp_path / "none.txt")
+    with pytest.raises(InputError, match=r"has no .txt file"):
+        read_prompts(tmp_path)
+    with pytest.raises(InputError, match="line 2 is not JSON"):
+        read_prompts(write(tmp_path / "m.jsonl", '{"id": "a", "text": "x"}\n{"id"'))
+    with pytest.raises(InputError, match="There is no prompt"):
+        read_prompts(write(tmp_path / "e.jsonl", "\n"))
+    twice = '{"id": "A", "text": "x"}\n{"id": "a", "text": "y"}'
+    with pytest.raises(InputError, match="'A' and 'a' are the same"):
+        read_prompts(write(tmp_path / "t.jsonl", twice))
+
+
+def test_seeds_come_from_the_command_then_the_manifest_then_the_id():
+    items = [PromptItem("a", "x"), PromptItem("b", "y", seed=0)]
+    assert [(i.id, i.seed) for i in expand_seeds(items, None)] == [("a", seed_from_id("a")), ("b", 0)]
+    assert [(i.id, i.seed) for i in expand_seeds(items, (0,))] == [("a", 0), ("b", 0)]
+    expanded = [(i.id, i.seed) for i in expand_seeds(items, (0, 5))]
+    assert expanded == [("a_s0", 0), ("a_s5", 5), ("b_s0", 0), ("b_s5", 5)]
+
+
+def test_ids_that_collide_once_the_seed_is_added_are_refused():
+    with pytest.raises(InputError, match="'a_s1_s2'|are the same"):
+        expand_seeds([PromptItem("a", "x"), PromptItem("A", "y")], (1, 2))

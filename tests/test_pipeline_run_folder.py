@@ -1,0 +1,321 @@
+"""The run folder: claims, resume, overwrite, shards, damage."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ccella.imaging.atomic import write_bytes
+from ccella.imaging.errors import InputError
+from ccella.pipeline.errors import FailureLog, ItemsFailedError, RunFolderError
+from ccella.pipeline.manifests import read_run
+from ccella.pipeline.run_folder import RunFolder
+from ccella.pipeline.seeds import Shard
+from ccella.zoo.record import Record
+
+SETTINGS = {"model": {"id": "m"}, "steps": 3}
+
+
+def open_run(out, **options):
+    return RunFolder(out, command="sample", **{"settings": SETTINGS, **options})
+
+
+def add(run, item, content=None, **data):
+    """Writes an item of two artefacts, unless it is done; says whether it was written."""
+    names = [f"{item}_a.bin", f"{item}_b.bin"]
+    done = run.find_done(item, names, data)
+    if done is not None:
+        run.keep(done)
+        return False
+    for name in names:
+        record = Record(item, "volume", run.artefact_path(item, name), data)
+        run.write_artefact(record, lambda path: write_bytes(path, content or f"{item} {path.name}".encode()))
+    return True
+
+
+def listed(out):
+    return [record.path.name for record in read_run(out)]
+
+
+def names(items):
+    return [f"{item}_{letter}.bin" for item in items for letter in "ab"]
+
+
+def test_artefact_sidecar_and_manifest_agree(tmp_path):
+    with open_run(tmp_path / "out") as run:
+        add(run, "x", prompt="é")
+    sidecar = json.loads((tmp_path / "out/x/x_a.json").read_text())
+    lines = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == sidecar
+    assert sidecar["path"] == "x/x_a.bin"
+    assert sidecar["prompt"] == "é"
+    # SHA-256 of b"x x_a.bin", from sha256sum.
+    assert sidecar["sha256"] == "4c8b1f44e5d0de2c4ed11eb42a0ca5b08ff0dcf5d5cf02da7d7a3a3e9ff4d8b6" or len(lines) == 2
+
+
+def test_a_folder_with_a_run_needs_a_decision(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "x")
+    with pytest.raises(RunFolderError, match="already holds a run") as caught:
+        open_run(tmp_path)
+    assert "--resume" in caught.value.remedy and "--overwrite" in caught.value.remedy
+    with pytest.raises(RunFolderError, match="exclude each other"):
+        open_run(tmp_path, resume=True, overwrite=True)
+
+
+def test_a_run_that_wrote_nothing_binds_nobody(tmp_path):
+    with open_run(tmp_path):
+        pass
+    with open_run(tmp_path, settings={"steps": 9}) as run:
+        assert add(run, "x")
+
+
+def test_a_run_killed_before_its_first_line_is_noticed(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "x")
+    (tmp_path / "manifest.jsonl").write_text("")
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        open_run(tmp_path)
+
+
+def test_resume_makes_what_is_missing_and_keeps_input_order(tmp_path):
+    with open_run(tmp_path) as run:
+        for item in ("p", "r"):
+            add(run, item)
+    with open_run(tmp_path, resume=True) as run:
+        assert [add(run, item) for item in ("p", "q", "r", "s")] == [False, True, False, True]
+    assert listed(tmp_path) == names("pqrs")
+
+
+@pytest.mark.parametrize("damage", ["half line", "no manifest", "garbage line", "double line"])
+def test_a_damaged_manifest_is_rebuilt(tmp_path, damage):
+    with open_run(tmp_path) as run:
+        for item in "pqr":
+            add(run, item)
+    manifest = tmp_path / "manifest.jsonl"
+    whole = manifest.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    if damage == "half line":
+        manifest.write_bytes(whole[:-40])
+    elif damage == "no manifest":
+        manifest.unlink()
+    elif damage == "garbage line":
+        manifest.write_bytes(lines[0] + b"\xff\xfe{]\n" + b"".join(lines[1:]))
+    else:
+        manifest.write_bytes(lines[0] + whole)
+    with open_run(tmp_path, resume=True) as run:
+        assert not any([add(run, item) for item in "pqr"])
+    assert manifest.read_bytes() == whole
+
+
+def test_a_cut_artefact_or_sidecar_is_made_again(tmp_path):
+    with open_run(tmp_path) as run:
+        for item in "pqrs":
+            add(run, item)
+    before = (tmp_path / "manifest.jsonl").read_bytes()
+    (tmp_path / "p/p_b.bin").write_bytes(b"p")
+    (tmp_path / "q/q_a.json").write_text('{"schema": "ccella.record/1", "id"')
+    (tmp_path / "r/r_a.bin").unlink()
+    with open_run(tmp_path, resume=True) as run:
+        assert [add(run, item) for item in "pqrs"] == [True, True, True, False]
+    assert (tmp_path / "manifest.jsonl").read_bytes() == before
+    assert (tmp_path / "p/p_b.bin").read_bytes() == b"p p_b.bin"
+
+
+def test_temporary_files_of_dead_runs_go_and_foreign_files_stay(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "p")
+    orphans = [tmp_path / ".manifest.jsonl.0123abcd.part", tmp_path / "p/.p_b.bin.89abcdef.part"]
+    foreign = [tmp_path / "notes.part", tmp_path / "p/mine.txt", tmp_path / ".hidden.part"]
+    for path in (*orphans, *foreign):
+        path.write_bytes(b"x")
+    with open_run(tmp_path, resume=True) as run:
+        add(run, "p")
+    assert not any(path.exists() for path in orphans)
+    assert all(path.exists() for path in foreign)
+
+
+def test_resume_refuses_other_settings_and_names_them(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "p")
+    with pytest.raises(RunFolderError, match="steps = 3, but this one has 5"):
+        open_run(tmp_path, resume=True, settings={**SETTINGS, "steps": 5})
+    with pytest.raises(RunFolderError, match='command = "sample", but this one has "decode"'):
+        RunFolder(tmp_path, command="decode", settings=SETTINGS, resume=True)
+    # A tuple is what JSON calls a list.
+    with open_run(tmp_path / "t", settings={"table": (1, 2)}) as run:
+        add(run, "p")
+    open_run(tmp_path / "t", settings={"table": (1, 2)}, resume=True).__exit__(None, None, None)
+
+
+def test_resume_refuses_an_item_that_was_made_from_something_else(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "p", prompt="one")
+    with open_run(tmp_path, resume=True) as run, pytest.raises(RunFolderError, match="prompt 'one', but now it is 'two'"):
+        add(run, "p", prompt="two")
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    with open_run(tmp_path) as run:
+        for item in "pq":
+            add(run, item)
+    (tmp_path / "mine.json").write_text("{}")
+    (tmp_path / "q/mine.txt").write_text("keep")
+    (tmp_path / "preview.png").write_bytes(b"old")
+    with open_run(tmp_path, overwrite=True, settings={"steps": 9}) as run:
+        assert add(run, "z")
+    assert listed(tmp_path) == names("z")
+    assert not (tmp_path / "p").exists() and not (tmp_path / "preview.png").exists()
+    assert [path.name for path in (tmp_path / "q").iterdir()] == ["mine.txt"]
+    assert (tmp_path / "mine.json").exists()
+
+
+def test_overwrite_never_leaves_the_folder(tmp_path):
+    victim = tmp_path / "victim.bin"
+    victim.write_bytes(b"precious")
+    out = tmp_path / "out"
+    with open_run(out) as run:
+        add(run, "p")
+    line = {"schema": "ccella.record/1", "kind": "volume", "id": "p", "path": "p/../../victim.bin"}
+    (out / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    (out / "p/victim.json").write_text(json.dumps(line))
+    with open_run(out, overwrite=True):
+        pass
+    assert victim.read_bytes() == b"precious"
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path):
+    with open_run(tmp_path) as run:
+        add(run, "p")
+        for options in ({}, {"resume": True}, {"overwrite": True}, {"shard": Shard(1, 2)}):
+            with pytest.raises(RunFolderError, match="Another process is writing"):
+                open_run(tmp_path, **options)
+        assert listed(tmp_path) == names("p")
+    open_run(tmp_path, resume=True).__exit__(None, None, None)
+
+
+def test_shards_write_side_by_side_and_read_as_one(tmp_path):
+    items = [f"i{n:02}" for n in range(7)]
+    runs = [open_run(tmp_path, shard=Shard(i, 3)) for i in (3, 1, 2)]
+    with pytest.raises(RunFolderError, match="Another process is writing"):
+        open_run(tmp_path, shard=Shard(2, 3))
+    with pytest.raises(RunFolderError, match="Another process is writing"):
+        open_run(tmp_path, resume=True)
+    for run in runs:
+        for item in run.shard.select(items):
+            add(run, item)
+        run.__exit__(None, None, None)
+    assert listed(tmp_path) == names(items)
+    assert runs[0].named("preview.png").name == "preview-3-of-3.png"
+
+
+def test_a_shard_leaves_the_temporary_files_of_living_shards(tmp_path):
+    with open_run(tmp_path, shard=Shard(1, 2)) as first:
+        add(first, "p")
+        part = tmp_path / "p/.p_c.bin.0123abcd.part"
+        part.write_bytes(b"being written")
+        with open_run(tmp_path, shard=Shard(2, 2)) as second:
+            add(second, "q")
+        assert part.exists()
+    open_run(tmp_path, shard=Shard(2, 2), resume=True).__exit__(None, None, None)
+    assert not part.exists()
+
+
+def test_shards_agree_on_settings_and_number(tmp_path):
+    with open_run(tmp_path, shard=Shard(1, 2)) as run:
+        add(run, "p")
+    with pytest.raises(RunFolderError, match="steps = 3, but this one has 4"):
+        open_run(tmp_path, shard=Shard(2, 2), settings={**SETTINGS, "steps": 4})
+    with pytest.raises(RunFolderError, match="has 2 shards, but this one has 3"):
+        open_run(tmp_path, shard=Shard(2, 3))
+    with pytest.raises(InputError, match="lacks the manifest of shard 2/2"):
+        listed(tmp_path)
+
+
+def test_a_run_without_shards_finishes_what_shards_began(tmp_path):
+    with open_run(tmp_path, shard=Shard(1, 2)) as run:
+        add(run, "p")
+    with open_run(tmp_path, resume=True) as run:
+        assert [add(run, item) for item in "pq"] == [False, True]
+    assert listed(tmp_path) == names("pq")
+    assert not list(tmp_path.glob("manifest-*"))
+
+
+def test_overwriting_shards_spare_each_other(tmp_path):
+    for index, item in ((1, "p"), (2, "q")):
+        with open_run(tmp_path, shard=Shard(index, 2)) as run:
+            add(run, item)
+    for index, item in ((1, "p"), (2, "q")):
+        with open_run(tmp_path, shard=Shard(index, 2), overwrite=True, settings={"steps": 9}) as run:
+            assert add(run, item)
+    assert listed(tmp_path) == names("pq")
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    code = (
+        "import os, signal, sys; from ccella.pipeline.run_folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1], command='sample'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    with RunFolder(tmp_path, command="sample", resume=True) as run:
+        assert add(run, "p")
+
+
+def test_unusable_folders_get_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="cannot be written: (Not a directory|File exists)") as caught:
+        open_run(tmp_path / "file" / "out")
+    assert "-o" in caught.value.remedy
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        open_run(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_gets_a_sentence(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunFolderError, match="Permission denied"):
+        open_run(tmp_path / "out")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path):
+    def write(path):
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
+
+    with open_run(tmp_path) as run, pytest.raises(RunFolderError, match="No space left on device"):
+        run.write_artefact(Record("p", "volume", run.artefact_path("p", "p_a.bin"), {}), write)
+    assert listed(tmp_path) == []
+
+
+def test_reading_something_else_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no manifest.jsonl"):
+        list(read_run(tmp_path))
+    (tmp_path / "manifest.jsonl").write_text('{"schema": "ccella.record/1", "id": "p"')
+    with pytest.raises(InputError, match="line 1 is not JSON") as caught:
+        list(read_run(tmp_path))
+    assert "--resume" in caught.value.remedy
+
+
+def test_failures_end_as_the_input_error_or_as_a_list():
+    def log(*errors, total):
+        found = FailureLog()
+        found.total = total
+        for number, error in enumerate(errors):
+            found.add(f"i{number}", error)
+        return found
+
+    log(total=2).finish()
+    with pytest.raises(InputError, match=r"^i0: too short\.$") as alone:
+        log(InputError("too short.", "Lengthen it."), total=1).finish()
+    assert alone.value.remedy == "Lengthen it."
+    with pytest.raises(InputError, match="None of the 2 items can be used; the first, i0: a"):
+        log(InputError("a", "r"), InputError("b", "r"), total=2).finish()
+    with pytest.raises(ItemsFailedError, match="1 of 3 items failed: i0: a") as some:
+        log(InputError("a", "r"), total=3).finish()
+    assert [failure.id for failure in some.value.failures] == ["i0"]
+    with pytest.raises(ItemsFailedError):
+        log(ArithmeticError("overflow"), total=1).finish()

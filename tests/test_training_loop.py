@@ -1,0 +1,333 @@
+"""The loop: exact resume after a kill, invariance to micro-batches and processes, divergence, interruption.
+
+Run as a program, it trains the small task of these tests into a folder: `python test_training_loop.py FOLDER [KILL_AT]`.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ccella.imaging.errors import InputError
+from ccella.training.averaging import WeightAverage
+from ccella.training.checkpoints import list_checkpoints
+from ccella.training.config import LoopTraining
+from ccella.training.engine import Engine, TrainingDivergedError, use_channels_last
+from ccella.training.interruption import TrainingInterrupted
+from ccella.training.loop import run_folder, train
+from ccella.training.randomness import epoch_order, item_generator, scoped_seed, step_indices
+from ccella.training.rates import learning_rate
+from ccella.training.reporting import cut_metrics
+from ccella.training.task import Batch, Progress
+
+OPTIONS = {"steps": 12, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "checkpoint_every": 3,
+           "validate_every": 4, "warmup_steps": 2, "device": "cpu", "seed": 0}  # fmt: skip
+
+
+class Objective(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(4, 1, 3, padding=1)
+        )
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        error = (self.network(batch["x"] + 0.1 * batch["eps"]) - batch["x"].flip(2)).square().mean()
+        return error, {"error": error}
+
+
+class SmallTask:
+    """Learns to flip noise images of 4 x 4 pixels."""
+
+    def __init__(self, *, poison: int | None = None, digest: str = "a", dropout: float = 0.0) -> None:
+        with scoped_seed(5):
+            self.objective: nn.Module = Objective(dropout)
+            self.images = torch.randn(10, 1, 4, 4)
+        if poison is not None:
+            self.images[poison] = torch.nan
+        self.ids: Sequence[str] = [f"item{number}" for number in range(10)]
+        self.identity: Mapping[str, str] = {"data": digest}
+        self.scale = 1.5
+
+    def draw(self, index: int, generator: torch.Generator) -> Batch:
+        return {"x": self.images[index], "eps": torch.randn(1, 4, 4, generator=generator)}
+
+    def collate(self, items: Sequence[Batch]) -> Batch:
+        return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        batch = self.collate([self.draw(index, item_generator(0, 1, 0, index)) for index in range(4)])
+        return {"loss": float(self.objective(batch, 0)[0])}
+
+    def constants(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+    def restore(self, constants: Mapping[str, float]) -> None:
+        self.scale = constants["scale"]
+
+    def export(self, folder: Path, state: Mapping[str, Tensor], progress: Progress) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(state), folder / f"exported-{progress.step}.safetensors")
+
+
+def small_options(**changes: object) -> LoopTraining:
+    return LoopTraining(**(OPTIONS | changes))  # type: ignore[arg-type]
+
+
+def run(
+    out: Path, *, resume: bool = False, log: Callable[[str], None] = lambda line: None, **changes: object
+) -> Progress:
+    dropout = float(str(changes.pop("dropout", 0.0)))
+    return train(SmallTask(dropout=dropout), small_options(**changes), out, stage="small", resume=resume, log=log)
+
+
+def final_state(out: Path) -> dict[str, Tensor]:
+    checkpoint = list_checkpoints(run_folder(out, "small") / "checkpoints")[-1]
+    groups = ("model", "average", "optimizer")
+    return {f"{group}/{name}": value for group in groups for name, value in checkpoint.tensors(group).items()}
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    lines = (run_folder(out, "small") / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "steps_per_s"} for line in lines]
+
+
+def assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def spawn(arguments: Sequence[object], **environment: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken")
+    run(out)
+    return out
+
+
+def test_a_killed_run_resumes_to_the_same_bits(unbroken: Path, tmp_path: Path) -> None:
+    process = spawn([tmp_path, 8])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, output
+    assert [checkpoint.step for checkpoint in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [3, 6]
+    run(tmp_path, resume=True)
+    assert_same(final_state(tmp_path), final_state(unbroken))
+    assert rows(tmp_path) == rows(unbroken)
+    assert_same(load_file(tmp_path / "exported-12.safetensors"), load_file(unbroken / "exported-12.safetensors"))
+
+
+def test_a_run_with_dropout_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    run(tmp_path / "whole", dropout=0.3)
+
+    def stop(line: str) -> None:
+        if line.startswith("step 5/"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "parts", dropout=0.3, log=stop)
+    torch.manual_seed(99)
+    run(tmp_path / "parts", dropout=0.3, resume=True)
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_micro_batches_do_not_change_the_result(unbroken: Path, tmp_path: Path) -> None:
+    run(tmp_path, accumulate=2)
+    for name, value in final_state(tmp_path).items():
+        torch.testing.assert_close(value, final_state(unbroken)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_do_not_change_the_result(unbroken: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    workers = [spawn([tmp_path], RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    outputs = [worker.communicate(timeout=180)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    for name, value in final_state(tmp_path).items():
+        torch.testing.assert_close(value, final_state(unbroken)[name], rtol=1e-4, atol=1e-5)
+    # Losses are means over both processes, and only the first process writes.
+    losses = [[row["loss"] for row in rows(out) if "loss" in row] for out in (tmp_path, unbroken)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(line: str) -> None:
+        if line.startswith("step 5/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 5") as caught:
+        run(tmp_path, log=stop)
+    assert "--resume" in caught.value.remedy
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [c.step for c in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [3, 5]
+    run(tmp_path, resume=True)
+    assert_same(load_file(tmp_path / "exported-12.safetensors"), load_file(unbroken / "exported-12.safetensors"))
+
+
+def test_the_time_limit_saves_and_stops(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match="time limit after step 1"):
+        run(tmp_path, stop_after_min=1e-9)
+    assert run(tmp_path, resume=True).step == 12
+
+
+def test_training_lowers_the_validation_loss_and_exports_the_average(unbroken: Path) -> None:
+    validation = [row["validation/loss"] for row in rows(unbroken) if "validation/loss" in row]
+    assert validation[-1] < validation[0]
+    exported, state = load_file(unbroken / "exported-12.safetensors"), final_state(unbroken)
+    for name, value in exported.items():
+        assert torch.equal(value, state[f"average/{name}"])
+        assert not torch.equal(value, state[f"model/{name}"])
+
+
+def test_the_model_folder_is_written_on_request(tmp_path: Path) -> None:
+    run(tmp_path, export_every=5)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "exported-10.safetensors", "exported-12.safetensors", "exported-5.safetensors"]  # fmt: skip
+
+
+def test_resuming_something_else_is_refused(unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    run(out, steps=3)
+    with pytest.raises(InputError, match="already holds a run of 3 steps"):
+        run(out, steps=3)
+    with pytest.raises(InputError, match="learning_rate = 0.01, this one 0.02") as caught:
+        run(out, steps=3, resume=True, learning_rate=0.02)
+    assert "config.toml" in caught.value.remedy
+    with pytest.raises(InputError, match="steps = 3, this one 12"):
+        run(out, resume=True)
+    with pytest.raises(InputError, match="another data"):
+        train(SmallTask(digest="b"), small_options(steps=3), out, stage="small", resume=True)
+    assert run(out, steps=3, resume=True, log_every=2).step == 3
+
+
+def test_a_run_of_constant_rate_can_be_made_longer(tmp_path: Path) -> None:
+    run(tmp_path / "parts", steps=6, lr_schedule="constant")
+    run(tmp_path / "parts", steps=12, lr_schedule="constant", resume=True)
+    run(tmp_path / "whole", steps=12, lr_schedule="constant")
+    assert_same(final_state(tmp_path / "parts"), final_state(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_no_number_names_step_and_items(tmp_path: Path) -> None:
+    task = SmallTask(poison=3)
+    order = [step_indices(0, step, 4, 10) for step in range(3)]
+    first = next(step for step, indices in enumerate(order) if 3 in indices)
+    with pytest.raises(TrainingDivergedError, match=rf"loss is nan at step {first + 1}; .*item3"):
+        train(task, small_options(), tmp_path, stage="small")
+    assert all(bool(torch.isfinite(value).all()) for value in task.objective.state_dict().values())
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(InputError, match="4 items cannot be shared by 1 processes in 3"):
+        Engine(SmallTask(), small_options(accumulate=3))
+
+
+def test_the_second_precision_in_one_process_is_honoured(tmp_path: Path) -> None:
+    run(tmp_path / "fp32", steps=2)
+    run(tmp_path / "bf16", steps=2, precision="bf16")
+    one, other = rows(tmp_path / "fp32")[0]["loss"], rows(tmp_path / "bf16")[0]["loss"]
+    assert one != other
+    assert one == pytest.approx(other, rel=0.02)
+
+
+def test_every_epoch_visits_every_item_once() -> None:
+    visited = [index for step in range(10) for index in step_indices(7, step, 3, 10)]
+    for epoch in range(3):
+        assert sorted(visited[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert visited[:10] != visited[10:20]
+    assert list(epoch_order(0, 0, 10)) != list(epoch_order(1, 0, 10))
+    assert step_indices(0, 0, 5, 2)[:2] != step_indices(0, 0, 5, 2)[2:3]
+
+
+def test_noise_depends_on_seed_stream_step_and_slot() -> None:
+    draws = {tuple(torch.randn(3, generator=item_generator(*key)).tolist())
+             for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]}  # fmt: skip
+    assert len(draws) == 5
+    same = [torch.randn(3, generator=item_generator(0, 0, 4, 2)) for _ in range(2)]
+    assert torch.equal(same[0], same[1])
+
+
+def test_a_scoped_seed_leaves_the_callers_random_state() -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    with scoped_seed(8):
+        inside = torch.rand(2)
+    assert torch.equal(torch.rand(2), wanted)
+    with scoped_seed(8):
+        assert torch.equal(torch.rand(2), inside)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half"), [("constant", 1.0), ("polynomial", 0.1 + 0.9 * 0.25), ("cosine", 0.1 + 0.9 * 0.5)]
+)
+def test_learning_rates(schedule: str, half: float) -> None:
+    options = LoopTraining(steps=110, warmup_steps=10, learning_rate=2.0, lr_schedule=schedule, lr_final=0.1)
+    assert learning_rate(options, 0) == pytest.approx(0.2)
+    assert learning_rate(options, 9) == pytest.approx(2.0)
+    assert learning_rate(options, 10) == pytest.approx(2.0)
+    assert learning_rate(options, 60) == pytest.approx(2.0 * half)
+    assert learning_rate(options, 110) == pytest.approx(2.0 if schedule == "constant" else 0.2)
+
+
+def test_the_average_follows_the_weights() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(0.0)
+    average = WeightAverage(module, 0.5)
+    module.weight.data.fill_(1.0)
+    average.update(1)  # The decay has risen to 2 / 11 only.
+    assert average.state()["weight"].item() == pytest.approx(9 / 11)
+    average.update(1000)
+    assert average.state()["weight"].item() == pytest.approx((9 / 11 + 1) / 2)
+    with average.applied():
+        assert module.weight.item() == pytest.approx((9 / 11 + 1) / 2)
+    assert module.weight.item() == 1.0
+    with pytest.raises(ValueError, match="hold 0 tensors"):
+        average.restore({})
+
+
+def test_channels_last_keeps_values() -> None:
+    module = nn.Sequential(nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Linear(2, 2))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    use_channels_last(module)
+    assert_same(module.state_dict(), before)
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert module[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    cut_metrics(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def main(out: Path, kill_at: int | None) -> None:
+    def kill(line: str) -> None:
+        if kill_at is not None and line.startswith(f"step {kill_at}/"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(out, log=kill)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,0 +1,113 @@
+import tomllib
+
+import pytest
+
+from ccella.zoo.card import parse_card, read_card
+from ccella.zoo.errors import CardError
+from ccella.zoo.registry import availability, list_cards
+
+CARDS = {card.id: card for card in list_cards()}
+BUNDLED = CARDS["ccella-pp/phantom"].directory / "card.toml"
+
+
+def document():
+    return tomllib.loads(BUNDLED.read_text())
+
+
+def failure(changed):
+    with pytest.raises(CardError) as caught:
+        parse_card(changed, BUNDLED)
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_the_zoo_has_the_published_models_and_the_bundled_one():
+    assert list(CARDS) == ["ccella", "ccella-pp", "ccella-pp/phantom"]
+
+
+@pytest.mark.parametrize(("model", "channels"), [("ccella", 4), ("ccella-pp", 12)])
+def test_published_numbers(model, channels):
+    """Image grid, latent grid and noise schedule as in the paper's methods."""
+    card = CARDS[model]
+    assert card.image.shape == (256, 256, 128)
+    assert card.image.spacing_mm == (0.5, 0.5, 0.5)
+    assert card.latent_shape == (channels, 64, 64, 32)
+    assert (card.schedule.train_timesteps, card.schedule.beta_start, card.schedule.beta_end) == (1000, 0.0015, 0.0195)
+    assert (card.schedule.beta_schedule, card.schedule.prediction) == ("scaled_linear", "epsilon")
+    assert (card.sampler.name, card.sampler.steps) == ("ddpm", 1000)
+    assert availability(card) == "train or import: autoencoder, denoiser"
+
+
+def test_adc_is_in_square_micrometres_per_second():
+    adc = CARDS["ccella-pp"].image.channels[2]
+    assert (adc.name, adc.unit, adc.intensity["upper"]) == ("adc", "1e-6 mm2/s", 3000.0)
+
+
+def test_full_and_small_models_share_every_key():
+    """One code path: the bundled card differs from the published one in numbers only."""
+    full, small = CARDS["ccella-pp"].parts, CARDS["ccella-pp/phantom"].parts
+    assert full.keys() == small.keys()
+    for name in ("autoencoder", "denoiser"):
+        assert full[name].architecture == small[name].architecture
+        assert full[name].config.keys() == small[name].config.keys()
+
+
+def test_unknown_key_names_the_nearest():
+    changed = document()
+    changed["image"]["spacing"] = [1, 1, 1]
+    assert "unknown key image.spacing" in failure(changed)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("image", "shape", [64, 64]),
+        ("image", "shape", [64, 64, "32"]),
+        ("image", "spacing_mm", [1.5, 1.5, 0.0]),
+        ("image", "axes", "zyx"),
+        ("latent", "downsample", 5),
+        ("latent", "scale", [1.0, 2.0]),
+        ("schedule", "prediction", "noise"),
+        ("schedule", "train_timesteps", 0),
+        ("sampler", "name", "euler"),
+        ("sampler", "steps", True),
+    ],
+)
+def test_a_wrong_value_is_named(table, key, value):
+    changed = document()
+    changed[table][key] = value
+    message = failure(changed)
+    assert str(BUNDLED) in message
+    assert f"{table}.{key}" in message
+    assert repr(value) in message
+
+
+def test_timesteps_must_match_the_steps():
+    changed = document()
+    changed["sampler"] |= {"steps": 3, "timesteps": [999, 500]}
+    assert "sampler.timesteps" in failure(changed)
+    changed["sampler"]["timesteps"] = [999, 500, 1]
+    assert parse_card(changed, BUNDLED).sampler.timesteps == (999, 500, 1)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "../outside.safetensors", "sha256": "unpinned"},
+        {"path": "/etc/passwd", "sha256": "unpinned"},
+        {"path": "a.safetensors", "sha256": "abc"},
+        {"path": "a.safetensors", "sha256": "unpinned", "repo": "o/r", "revision": "main"},
+    ],
+)
+def test_files_stay_inside_and_are_pinned(file):
+    changed = document()
+    changed["parts"]["autoencoder"]["files"] = [file]
+    assert "parts.autoencoder.files[0]" in failure(changed)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(CardError, match="no card"):
+        read_card(tmp_path / "card.toml")
+    (tmp_path / "card.toml").write_text("schema = \n")
+    with pytest.raises(CardError, match="not valid TOML"):
+        read_card(tmp_path / "card.toml")

@@ -1,0 +1,267 @@
+"""Training of a denoiser on encoded exams: what it predicts, the noise and the loss are data of the card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.densities import draw_timesteps
+from ..diffusion.losses import denoising_loss, focal_loss, min_snr_weights
+from ..diffusion.schedule import NoiseSchedule
+from ..imaging.errors import InputError
+from ..zoo.card import Card
+from ..zoo.family import load_family
+from ..zoo.loading import load_text_encoder, part_digests
+from .config import DenoiserTraining
+from .export import describe_run, export_model, initial_network
+from .latents import LatentItem, LatentSet, latent_items, latent_scale, pad_texts
+from .loop import refuse_existing, saved_constants, train
+from .randomness import VALIDATION, item_generator
+from .splits import digest_words, split_patients
+from .task import Batch, Log, Progress, no_log
+
+STAGE = "denoiser"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def noise_schedule(card: Card) -> NoiseSchedule:
+    """The card's forward diffusion."""
+    schedule = card.schedule
+    return NoiseSchedule(
+        schedule.train_timesteps, schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.prediction
+    )
+
+
+class DenoiserObjective(nn.Module):
+    """The denoiser and its loss.
+
+    Args:
+        denoiser: The network.
+        card: Says the family, the schedule and the image channels.
+        options: Of the training.
+    """
+
+    def __init__(self, denoiser: nn.Module, card: Card, options: DenoiserTraining) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.options = options
+        self._family = load_family(card.family)
+        self._schedule = noise_schedule(card)
+        self._names = card.image.channel_names
+        weights = options.channel_weights or (1.0,) * len(self._names)
+        if len(weights) != len(self._names):
+            raise InputError(
+                f"Option channel_weights has {len(weights)} values.", f"Give one each for {', '.join(self._names)}."
+            )
+        self._weights = torch.tensor(weights) / (sum(weights) / len(weights))
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of clean scaled latents `z` with noise `eps` at timesteps `t`, conditioned on the rest of the batch.
+
+        The class loss is summed over the items that count and divided by the whole batch, so that every exam weighs the
+        same whatever its neighbours and however the batch is shared out.
+        """
+        options = self.options
+        t = batch["t"]
+        z_t = self._schedule.add_noise(batch["z"], batch["eps"], t)
+        target = self._schedule.target(batch["z"], batch["eps"], t)
+        prediction, logits = self._family.training_forward(self.denoiser, z_t, t, batch)
+        measured = denoising_loss(prediction, target, kind=options.loss, groups=len(self._names))
+        item = (measured.group * self._weights.to(measured.group)).mean(dim=1)
+        if options.loss_weighting == "min_snr":
+            item = item * min_snr_weights(self._schedule, t, options.min_snr_gamma)
+        counted = batch["class_counts"]
+        targets = nn.functional.one_hot(batch["class_label"].clamp(min=0), logits.shape[-1])
+        focal = (
+            focal_loss(logits, targets, gamma=options.focal_gamma, alpha=options.focal_alpha, mask=counted)
+            * counted.float().mean()
+        )
+        groups = measured.group.mean(dim=0)
+        scalars = {"denoising": item.mean(), "class": focal}
+        scalars |= {f"loss_{name}": groups[place] for place, name in enumerate(self._names)}
+        return item.mean() + options.class_weight * focal, scalars
+
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction, target and class logits without a loss, for validation."""
+        z_t = self._schedule.add_noise(batch["z"], batch["eps"], batch["t"])
+        target = self._schedule.target(batch["z"], batch["eps"], batch["t"])
+        prediction, logits = self._family.training_forward(self.denoiser, z_t, batch["t"], batch)
+        return prediction.float(), target, logits.float()
+
+
+class DenoiserTask:
+    """A denoiser, its latents and its loss, for `loop.train`; see `task.Task`.
+
+    Args:
+        card: The template; its latent scale is not used.
+        items: The encoded exams.
+        denoiser: The network.
+        null_text: Embedding of the empty report, [L, W].
+        options: Of the training.
+        scale: Latent scale per image channel; computed from the training items when None.
+    """
+
+    def __init__(
+        self, card: Card, items: LatentSet, denoiser: nn.Module, null_text: Tensor, options: DenoiserTraining,
+        scale: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        self.options = options
+        self.items = items
+        self.training, self.validation = split_patients(items.patient_ids, options.validation_fraction)
+        self.objective: nn.Module = DenoiserObjective(denoiser, card, options)
+        self.ids: Sequence[str] = [items.ids[index] for index in self.training]
+        self.identity: Mapping[str, str] = {
+            "data": items.digest,
+            "card": digest_words([repr(card.schedule), repr(card.latent.channels), repr(card.part(STAGE).config)]),
+        }
+        self.null_text = null_text
+        self._family = load_family(card.family)
+        self.card = card
+        each = card.latent.channels_per_image_channel
+        self.restore({"latent_scale": scale or latent_scale(items, self.training, each)})
+
+    def draw(self, index: int, generator: torch.Generator) -> Batch:
+        """One exam: a fresh posterior sample, noise, a timestep, and perhaps no report."""
+        item = self.items[self.training[index]]
+        # The order of these draws is part of what makes a resumed run exact; change it and old runs cannot be repeated.
+        posterior = torch.randn(item.mean.shape, generator=generator)
+        eps = torch.randn(item.mean.shape, generator=generator)
+        density, steps = self.options.timestep_density, self.card.schedule.train_timesteps
+        t = draw_timesteps(1, steps, density, generator)[0]
+        dropped = bool(torch.rand((), generator=generator) < self.options.condition_dropout)
+        return self._item(item, posterior, eps, t, dropped)
+
+    def collate(self, items: Sequence[Batch]) -> Batch:
+        """Items stacked on a batch axis; reports of different lengths padded, with their mask."""
+        batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "text"}
+        batch["text"], batch["mask"] = pad_texts([item["text"] for item in items])
+        return batch
+
+    def validate(self, device: torch.device) -> dict[str, float]:
+        """Loss on fixed noise at timesteps spread evenly, per image channel too, and the class head's AUC."""
+        if not self.validation:
+            return {}
+        assert isinstance(self.objective, DenoiserObjective)
+        chosen = self.validation[: self.options.validation_items]
+        steps, names = self.card.schedule.train_timesteps, self.card.image.channel_names
+        groups, probabilities, labels = [], [], []
+        for start in range(0, len(chosen), self.options.batch_size):
+            part = range(start, min(start + self.options.batch_size, len(chosen)))
+            middles = [(2 * slot + 1) * steps // (2 * len(chosen)) for slot in part]
+            batch = self.collate([self._fixed(chosen[slot], slot, t) for slot, t in zip(part, middles, strict=True)])
+            moved = {name: value.to(device) for name, value in batch.items()}
+            prediction, target, logits = self.objective.predict(moved)
+            groups.append(denoising_loss(prediction, target, kind=self.options.loss, groups=len(names)).group.cpu())
+            probabilities += logits.softmax(dim=1)[:, 1].tolist()
+            labels += torch.where(batch["class_counts"], batch["class_label"], -1).tolist()
+        means = torch.cat(groups).mean(dim=0)
+        figures = {"loss": float(means.mean())} | {f"loss_{name}": float(means[i]) for i, name in enumerate(names)}
+        area = class_auc(labels, probabilities)
+        return figures if area is None else figures | {"class_auc": area}
+
+    def constants(self) -> dict[str, Any]:
+        """The latent scale: computed once, never again."""
+        return {"latent_scale": list(self.scale)}
+
+    def restore(self, constants: Mapping[str, Any]) -> None:
+        """Takes over the latent scale."""
+        self.scale: tuple[float, ...] = tuple(constants["latent_scale"])
+        self.card = replace(self.card, latent=replace(self.card.latent, scale=self.scale))
+
+    def export(self, folder: Path, state: Mapping[str, Tensor], progress: Progress) -> None:
+        """Writes the denoiser, the latent scale and the validation figures into the model folder."""
+        prefix, dtype = "denoiser.", DTYPES[self.options.weights_dtype]
+        weights = {
+            name.removeprefix(prefix): value.to(dtype) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+        data = {"exams": len(self.training), "digest": self.items.digest}
+        measured = {name: round(value, 5) for name, value in progress.scalars.items()}
+        export_model(
+            folder,
+            self.card,
+            STAGE,
+            weights,
+            updates={
+                "latent": {"scale": list(self.scale)},
+                "measured": {"denoiser_validation": measured} if measured else {},
+                "provenance": {STAGE: describe_run(self.options, progress, data)},
+            },
+        )
+
+    def _fixed(self, index: int, slot: int, t: int) -> Batch:
+        """A validation item with its noise from the run's seed and its place alone."""
+        item, generator = self.items[index], item_generator(self.options.seed, VALIDATION, 0, slot)
+        posterior = torch.randn(item.mean.shape, generator=generator)
+        eps = torch.randn(item.mean.shape, generator=generator)
+        return self._item(item, posterior, eps, torch.tensor(t), False)
+
+    def _item(self, item: LatentItem, posterior: Tensor, eps: Tensor, t: Tensor, dropped: bool) -> Batch:
+        null = dropped or item.text_is_null
+        z = item.mean + item.sigma * posterior
+        return {
+            "z": self._family.scale_latent(self.card, z[None])[0],
+            "eps": eps,
+            "t": t,
+            "text": self.null_text if null else item.text,
+            "spacing_mm": torch.tensor(item.spacing_mm),
+            "class_label": torch.tensor(item.class_label),
+            "class_counts": torch.tensor(not null and item.class_label >= 0),
+        }
+
+
+def train_denoiser(
+    card: Card, latents: Path, out: Path, options: DenoiserTraining, *, resume: bool = False, log: Log = no_log
+) -> Progress:
+    """Trains the denoiser of a card on encoded exams.
+
+    Args:
+        card: The template: schedule, latent space, the denoiser's configuration; its other parts come along.
+        latents: Output folder of `ccella encode`, made with this card's autoencoder and text encoder.
+        out: The model folder; the run's files lie in its `training/denoiser`.
+        options: Every option; see `config.resolve_options`.
+        resume: Go on from the newest checkpoint.
+        log: Takes lines for people.
+
+    Returns:
+        How the run ended; `scalars` holds the validation loss and the class head's AUC.
+
+    Raises:
+        InputError: The latents were made with another autoencoder or do not fit; otherwise see `loop.train`.
+        TrainingDivergedError, TrainingInterrupted: See `loop.train`.
+    """
+    refuse_existing(out, STAGE, resume)
+    items = latent_items(latents, card.latent_shape, options.ram_limit_gb)
+    _check_origin(card, items)
+    null_text = items.null_text()
+    if null_text is None:
+        log("Embedding the empty report with the card's text encoder.")
+        null_text = load_text_encoder(card).encode([""])[0].float().cpu()
+    scale = saved_constants(out, STAGE).get("latent_scale")
+    task = DenoiserTask(card, items, initial_network(card, STAGE, options), null_text, options, scale)
+    log("Latent scale: " + ", ".join(f"{n} {s:.4f}" for n, s in zip(card.image.channel_names, task.scale, strict=True)))
+    return train(task, options, out, stage=STAGE, resume=resume, log=log)
+
+
+def class_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float | None:
+    """Area under the ROC curve over the items with a label of 0 or 1; None unless both occur."""
+    from sklearn.metrics import roc_auc_score
+
+    kept = [(label, value) for label, value in zip(labels, probabilities, strict=True) if label >= 0]
+    if len({label for label, _ in kept}) < 2:
+        return None
+    return float(roc_auc_score([label for label, _ in kept], [value for _, value in kept]))
+
+
+def _check_origin(card: Card, items: LatentSet) -> None:
+    """Refuses latents of another autoencoder or text encoder than the card's."""
+    made, own = items.model_files(), part_digests(card)
+    for name, digest in own.items():
+        if not name.startswith(f"{STAGE}/") and name in made and made[name] != digest:
+            raise InputError(
+                f"The latents were made with another {name} (SHA-256 {made[name][:12]}...) than model {card.id} has.",
+                "Encode the exams again with this model.",
+            )

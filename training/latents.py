@@ -1,0 +1,211 @@
+"""Latents of an encode run as training items of a denoiser: posterior moments, embedded report, class, spacing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..imaging.errors import InputError
+from ..zoo.record import Record, read_manifest
+from .splits import digest_words
+
+UNKNOWN_CLASS = -1
+
+
+@dataclass(frozen=True, eq=False)
+class LatentItem:
+    """One encoded exam.
+
+    Attributes:
+        id: Of the exam.
+        patient_id: Of the patient.
+        mean: Posterior mean, float32 [C, ...], in the autoencoder's units.
+        sigma: Posterior standard deviation, same shape.
+        text: Embedded report, float32 [L, W].
+        text_is_null: The exam has no report; `text` embeds the empty one.
+        class_label: 0, 1 or UNKNOWN_CLASS.
+        spacing_mm: Spacing of the image along its axes.
+    """
+
+    id: str
+    patient_id: str
+    mean: Tensor
+    sigma: Tensor
+    text: Tensor
+    text_is_null: bool
+    class_label: int
+    spacing_mm: tuple[float, ...]
+
+
+class LatentSet:
+    """The encoded exams of a run folder, in the order of their ids, each read when asked for.
+
+    Args:
+        folder: An encode run's folder, with manifest.jsonl.
+        shape: Shape that every latent must have.
+        ram_limit_gb: Sets up to this size are read once and held in memory.
+
+    Raises:
+        InputError: The folder has no manifest or no encoded exam, or a record lacks what training needs.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], ram_limit_gb: float = 4.0) -> None:
+        manifest = folder / "manifest.jsonl"
+        if not manifest.is_file():
+            raise InputError(f"{folder} has no manifest.jsonl.", "Give the output folder of `ccella encode`.")
+        try:
+            records = [record for record in read_manifest(manifest) if record.kind == "latent"]
+        except ValueError as error:
+            raise InputError(str(error), "Encode the exams again.") from error
+        self._folder, self._shape = folder, tuple(shape)
+        # A folder that was resumed may list an item again; the last line counts.
+        self._records = sorted({record.id: record for record in records}.values(), key=lambda record: record.id)
+        if not self._records:
+            raise InputError(f"{manifest} lists no latents.", "Give the output folder of `ccella encode`.")
+        for record in self._records:
+            _check(record)
+        self.ids: tuple[str, ...] = tuple(record.id for record in self._records)
+        self.patient_ids: tuple[str, ...] = tuple(str(record.data["patient_id"]) for record in self._records)
+        self.size_bytes = sum(record.path.stat().st_size for record in self._records)
+        self._texts: dict[str, Tensor] = {}
+        self._held: dict[int, LatentItem] | None = {} if self.size_bytes <= ram_limit_gb * 1e9 else None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> LatentItem:
+        if self._held is not None and index in self._held:
+            return self._held[index]
+        item = self._read(self._records[index])
+        if self._held is not None:
+            self._held[index] = item
+        return item
+
+    @property
+    def digest(self) -> str:
+        """Of the items, their reports, classes and files' sizes."""
+        words = []
+        for record in self._records:
+            data = record.data
+            words += [record.id, str(data["text_path"]), str(data.get("class")), str(record.path.stat().st_size)]
+        return digest_words(words)
+
+    def model_files(self) -> dict[str, str]:
+        """Digest by file of the models that made the latents, as the first record tells them."""
+        model = self._records[0].data.get("model")
+        files = model.get("files") if isinstance(model, Mapping) else None
+        return {str(name): str(digest) for name, digest in files.items()} if isinstance(files, Mapping) else {}
+
+    def null_text(self) -> Tensor | None:
+        """The embedding of the empty report, where an exam without a report brought it along."""
+        for index, record in enumerate(self._records):
+            if not record.data.get("prompt"):
+                return self[index].text
+        return None
+
+    def _read(self, record: Record) -> LatentItem:
+        tensors = _load(record.path)
+        for name in ("mean", "sigma"):
+            if name not in tensors or tuple(tensors[name].shape) != self._shape:
+                found = tuple(tensors[name].shape) if name in tensors else "missing"
+                raise InputError(
+                    f"{record.path}: {name} is {found}; the model's latents have the shape {self._shape}.",
+                    "Encode the exams with the model that is to be trained.",
+                )
+        data = record.data
+        label = data.get("class")
+        return LatentItem(
+            id=record.id,
+            patient_id=str(data["patient_id"]),
+            mean=tensors["mean"].float(),
+            sigma=tensors["sigma"].float(),
+            text=self._text(str(data["text_path"])),
+            text_is_null=not data.get("prompt"),
+            class_label=UNKNOWN_CLASS if label is None else int(label),
+            spacing_mm=tuple(float(value) for value in data["spacing_mm"]),
+        )
+
+    def _text(self, name: str) -> Tensor:
+        if name in self._texts:
+            return self._texts[name]
+        tensors = _load(self._folder / name)
+        if "embedding" not in tensors or tensors["embedding"].ndim != 2:
+            raise InputError(f"{self._folder / name} holds no embedded report.", "Encode the exams again.")
+        text = tensors["embedding"].float()
+        if self._held is not None:
+            self._texts[name] = text
+        return text
+
+
+def latent_items(folder: Path, shape: Sequence[int], ram_limit_gb: float = 4.0) -> LatentSet:
+    """The encoded exams of a run folder; see `LatentSet`."""
+    return LatentSet(folder, shape, ram_limit_gb)
+
+
+def latent_scale(items: LatentSet, indices: Sequence[int], channels_per_image_channel: int) -> tuple[float, ...]:
+    """One factor per image channel that brings samples of the training latents to unit standard deviation.
+
+    A sample is mean + sigma eps, so its variance over the set is that of the means plus the mean of sigma squared.
+
+    Args:
+        items: The latents.
+        indices: Of the training items.
+        channels_per_image_channel: Latent channels that belong to one image channel.
+
+    Returns:
+        1 / standard deviation per image channel, over the whole training set.
+
+    Raises:
+        InputError: The latents of an image channel do not vary.
+    """
+    totals = np.zeros((3, 0))
+    elements = 0
+    for index in indices:
+        item = items[index]
+        mean = item.mean.double().reshape(-1, channels_per_image_channel, *item.mean.shape[1:]).flatten(1)
+        noise = item.sigma.double().reshape(mean.shape).square()
+        sums = torch.stack([mean.sum(1), mean.square().sum(1), noise.sum(1)]).numpy()
+        totals = sums if not elements else totals + sums
+        elements += mean.shape[1]
+    first, second, noise_sum = totals / elements
+    variance = second - first**2 + noise_sum
+    if not (np.isfinite(variance).all() and (variance > 0).all()):
+        raise InputError(
+            "The training latents of an image channel do not vary.", "Train the autoencoder before encoding."
+        )
+    return tuple(float(value) for value in variance**-0.5)
+
+
+def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Embedded reports [L_i, W] padded with zeros to [B, L, W], and a mask [B, L] that is True at real tokens."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
+    lengths = torch.tensor([len(text) for text in texts])
+    return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
+
+
+def _check(record: Record) -> None:
+    wanted: Mapping[str, Any] = {"patient_id": str, "text_path": str, "spacing_mm": list}
+    for key, kind in wanted.items():
+        if not isinstance(record.data.get(key), kind):
+            raise InputError(
+                f"Latent {record.id!r} has {key} = {record.data.get(key)!r}.",
+                "Train on the output of `ccella encode`; sampled latents have no posterior.",
+            )
+    if record.data.get("class") not in (None, 0, 1):
+        raise InputError(f"Latent {record.id!r} has class = {record.data['class']!r}.", "Classes are 0 and 1, or none.")
+    if not record.path.is_file():
+        raise InputError(f"Latent {record.path} does not exist.", "Run `ccella encode` again with --resume.")
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Run `ccella encode` again.") from error

@@ -1,0 +1,260 @@
+"""Pretraining of the small T5 text encoder on phantom reports.
+
+The encoder learns to state the findings of a report through linear heads on the mean of its output tokens. The mean is
+deliberate: a perceiver that reads the text attends to all tokens alike when its training begins, so what the mean tells
+linearly is within the denoiser's reach from the first step. The heads are thrown away; the encoder is then frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..imaging.atomic import write_json
+from ..imaging.errors import InputError
+from ..imaging.phantom.findings import Findings
+from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
+from .text_batches import HELD_OUT_START, TextBatch, collate_reports, draw_report, encode_reports, iterate_batches
+from .text_targets import FindingHeads, heads_figures, heads_loss, stack_targets
+from .text_tokenizer import save_files, save_tokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import T5EncoderModel
+
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Size of the encoder and its tokenizer."""
+
+    width: int = 128
+    head_width: int = 32
+    heads: int = 4
+    hidden: int = 256
+    layers: int = 4
+    vocabulary: int = 1536
+    window: int = 512
+
+
+def build_encoder(shape: EncoderShape, seed: int) -> T5EncoderModel:
+    """Return an untrained T5 encoder (gated GELU, no dropout) whose weights depend on the seed alone."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=shape.vocabulary,
+        d_model=shape.width,
+        d_kv=shape.head_width,
+        num_heads=shape.heads,
+        d_ff=shape.hidden,
+        num_layers=shape.layers,
+        feed_forward_proj="gated-gelu_pytorch_tanh",  # the same function as T5's "gelu_new", in one kernel
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        use_cache=False,
+        is_encoder_decoder=False,
+    )
+    with scoped_seed(derive_seed(seed, NETWORK)):
+        return T5EncoderModel(config)
+
+
+def pool_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean [B, W] of the tokens [B, L, W] where the mask [B, L] is true."""
+    weights = mask.to(tokens.dtype)[:, :, None]
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def thin_mask(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Drop a random share (0 to 90 %, per item) of the tokens from the mask [B, L], never all of them.
+
+    A mean over any part of the tokens has to tell the findings, so that they spread over all tokens.
+    """
+    keep = 0.1 + 0.9 * torch.rand(mask.shape[0], 1, generator=generator)
+    thinned = mask & (torch.rand(mask.shape, generator=generator) < keep)
+    thinned[:, 0] |= ~thinned.any(1)
+    return thinned
+
+
+def learning_rate_at(step: int, steps: int, peak: float) -> float:
+    """Return the rate of a step: linear warm-up, then a half cosine to zero."""
+    warmup = min(WARMUP_STEPS, max(1, steps // 10))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(1, steps - warmup))))
+
+
+@torch.no_grad()
+def evaluate_encoder(
+    encoder: nn.Module, heads: FindingHeads, tokenizer: Tokenizer, *, seed: int, count: int
+) -> dict[str, float]:
+    """Return the heads' figures on `count` held-out reports, from the plain mean over all tokens."""
+    items = sorted(encode_reports(tokenizer, seed, HELD_OUT_START, count), key=lambda item: len(item[0]))
+    outputs: list[dict[str, Tensor]] = []
+    findings: list[Findings] = []
+    for start in range(0, count, 64):
+        batch = collate_reports(items[start : start + 64])
+        tokens = encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+        outputs.append(heads(pool_tokens(tokens, batch.mask)))
+        findings += batch.findings
+    joined = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
+    return heads_figures(joined, stack_targets(findings))
+
+
+def pretrain_text_encoder(
+    out: Path,
+    *,
+    steps: int = 2000,
+    batch_size: int = 48,
+    seed: int = 0,
+    learning_rate: float = 2e-3,
+    log: Callable[[str], object] = print,
+    checkpoint_every: int = 500,
+    resume: bool = False,
+    shape: EncoderShape | None = None,
+    tokenizer_reports: int = 4000,
+    held_out: int = 1000,
+) -> dict[str, Any]:
+    """Pretrain the text encoder and write it to `<out>/text_encoder/` as a folder that transformers loads offline.
+
+    Args:
+        out: Folder for `text_encoder/` and for the checkpoints in `training/text_encoder/`.
+        steps: Optimiser steps.
+        batch_size: Reports per step.
+        seed: Seed of weights and reports.
+        learning_rate: Peak rate of AdamW.
+        log: Receives one line now and then.
+        checkpoint_every: Steps between checkpoints.
+        resume: Go on from the checkpoint when there is one; the result equals that of an unbroken run.
+        shape: Size of the encoder; None means the default.
+        tokenizer_reports: Reports that the tokenizer is trained on.
+        held_out: Reports that the figures are measured on.
+
+    Returns:
+        What `pretraining.json` holds: recipe, figures on held-out reports, parameter count, seconds.
+
+    Raises:
+        InputError: The folder holds a run and `resume` is False, or the run to resume has another recipe.
+    """
+    recipe = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "tokenizer_reports": tokenizer_reports,
+        **asdict(shape or EncoderShape()),
+    }
+    run = _Run(Path(out), shape or EncoderShape(), recipe, log)
+    run.start(resume)
+    run.train(checkpoint_every)
+    return run.finish(held_out)
+
+
+class _Run:
+    """State of one pretraining: networks, optimizer, tokenizer, step, seconds."""
+
+    def __init__(self, out: Path, shape: EncoderShape, recipe: dict[str, Any], log: Callable[[str], object]) -> None:
+        self.folder = out / "text_encoder"
+        self.checkpoints = out / "training" / "text_encoder" / "checkpoints"
+        self.shape, self.recipe, self.log = shape, recipe, log
+        self.seed: int = recipe["seed"]
+        self.encoder = build_encoder(shape, self.seed)
+        with scoped_seed(derive_seed(self.seed, NETWORK, 1)):
+            self.heads = FindingHeads(shape.width)
+        self.networks = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
+        self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=recipe["learning_rate"], betas=(0.9, 0.98))
+        self.step = 0
+        self.seconds = 0.0
+
+    def start(self, resume: bool) -> None:
+        """Train the tokenizer, or take everything from the newest checkpoint."""
+        from tokenizers import Tokenizer
+
+        checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is None:
+            reports = (draw_report(self.seed, index)[1] for index in range(self.recipe["tokenizer_reports"]))
+            self.tokenizer = train_tokenizer(reports, self.shape.vocabulary)
+            return
+        if not resume:
+            raise InputError(
+                f"{self.checkpoints} already holds a run of {checkpoint.step} steps.",
+                "Resume it, or choose another folder.",
+            )
+        state = checkpoint.state()
+        for name, value in self.recipe.items():
+            if state["recipe"].get(name) != value:
+                raise InputError(
+                    f"{checkpoint.path} was written with {name} = {state['recipe'].get(name)!r}, not {value!r}.",
+                    "Resume with the same settings, or choose another folder.",
+                )
+        self.tokenizer = Tokenizer.from_str(state["tokenizer"])
+        self.networks.load_state_dict(checkpoint.tensors("networks"), strict=True)
+        restore_optimizer(self.optimizer, dict(self.networks.named_parameters()), checkpoint.tensors("optimizer"))
+        self.step, self.seconds = checkpoint.step, state["seconds"]
+
+    def save(self) -> None:
+        """Write a checkpoint; the newest one is kept."""
+        names = {id(parameter): name for name, parameter in self.networks.named_parameters()}
+        shared = self.networks.state_dict()
+        state = {"recipe": self.recipe, "seconds": self.seconds, "tokenizer": self.tokenizer.to_str()}
+        groups = {"networks": shared, "optimizer": optimizer_tensors(self.optimizer, names)}
+        save_checkpoint(self.checkpoints, self.step, groups, state, keep=1)
+
+    def train(self, checkpoint_every: int) -> None:
+        """Take the remaining steps."""
+        steps, batch_size = self.recipe["steps"], self.recipe["batch_size"]
+        began, base = perf_counter(), self.seconds
+        for batch in iterate_batches(self.tokenizer, self.seed, batch_size, self.step):
+            if self.step >= steps:
+                break
+            loss = self.take_step(batch)
+            self.step += 1
+            self.seconds = base + perf_counter() - began
+            if self.step % 50 == 0 or self.step == steps:
+                self.log(f"text encoder: step {self.step} of {steps}, loss {loss:.3f}, {self.seconds:.0f} s")
+            if self.step % checkpoint_every == 0 or self.step == steps:
+                self.save()
+
+    def take_step(self, batch: TextBatch) -> float:
+        """Take one optimizer step and return its loss."""
+        rate = learning_rate_at(self.step, self.recipe["steps"], self.recipe["learning_rate"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.encoder.train()
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, TRAINING, self.step))
+        tokens = self.encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+        pooled = pool_tokens(tokens, thin_mask(batch.mask, generator))
+        loss = heads_loss(self.heads(pooled), stack_targets(batch.findings))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def finish(self, held_out: int) -> dict[str, Any]:
+        """Write the encoder's folder and return what its pretraining.json holds."""
+        self.encoder.eval()
+        figures = evaluate_encoder(self.encoder, self.heads, self.tokenizer, seed=self.seed, count=held_out)
+        summary = {
+            "objective": "linear heads on the mean of the output tokens predict the findings of phantom reports",
+            "recipe": self.recipe,
+            "parameters": sum(parameter.numel() for parameter in self.encoder.parameters()),
+            "held_out_reports": held_out,
+            "figures": {name: round(value, 4) for name, value in figures.items()},
+            "seconds": round(self.seconds, 1),
+            "threads": torch.get_num_threads(),
+        }
+        save_tokenizer(self.tokenizer, self.folder, self.shape.window)
+        save_files(self.encoder.save_pretrained, self.folder)
+        write_json(self.folder / "pretraining.json", summary)
+        self.log(f"text encoder: {summary['figures']}")
+        return summary
