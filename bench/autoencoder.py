@@ -13,8 +13,7 @@ import torch
 from machine import report
 from prompt_fidelity import TEST_SEED, run
 
-from ccella.imaging.exams import load_exam
-from ccella.imaging.layouts import find_exams
+from ccella.imaging.exams import find_exams, load_exam
 from ccella.zoo.family import load_family
 from ccella.zoo.loading import load_part
 from ccella.zoo.registry import find_card

@@ -18,8 +18,7 @@ from machine import report
 from reader import load_or_train_reader, segment, truth_of
 from sklearn.metrics import roc_auc_score
 
-from ccella.imaging.exams import load_exam
-from ccella.imaging.layouts import find_exams
+from ccella.imaging.exams import find_exams, load_exam
 from ccella.metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
 from ccella.zoo.card import Card
 from ccella.zoo.record import group_items, read_manifest

@@ -8,8 +8,7 @@ import torch
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
-from ccella.imaging.exams import load_exam
-from ccella.imaging.layouts import find_exams
+from ccella.imaging.exams import find_exams, load_exam
 from ccella.imaging.files import read_volume
 from ccella.imaging.phantom.findings import Findings
 from ccella.imaging.spec import ImageSpec

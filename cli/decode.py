@@ -1,6 +1,6 @@
 """`ccella decode`: latents in, volumes out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ from .notes import say
 from .options import compute_options, model_option, output_option, resolve_model, run_options, stream_options
 from .output import Output, print_records
 from .progress import Progress
-from .stages import announce_runtime, count_items, read_stdin_records
+from .stages import ItemCount, announce_runtime, read_stdin_records, require_weights
 
 
 @click.command()
@@ -63,18 +63,12 @@ def command(
         return
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
     settings = {"model": model_entry(card), "precision": chosen.precision}
-    with (
-        RunFolder(
-            out, command="decode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say
-        ) as run,
-        Progress("decoding", "latents") as progress,
-    ):
-        made = decode(
-            records,
-            card,
-            autoencoder=chosen.load(card, "autoencoder"),
-            run=run,
-            runtime=chosen,
-            on_item=count_items(progress, len(records) if isinstance(records, list | tuple) else None),
-        )
-        print_records(made, as_json=as_json)
+    require_weights(card, "autoencoder")
+    with RunFolder(
+        out, command="decode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say
+    ) as run:
+        autoencoder = chosen.load(card, "autoencoder")
+        with Progress("decoding", "latents") as progress:
+            count = ItemCount(progress, len(records) if isinstance(records, Sized) else None)
+            made = decode(records, card, autoencoder=autoencoder, run=run, runtime=chosen, on_item=count.finish)
+            print_records(made, as_json=as_json)

@@ -1,7 +1,7 @@
 """`ccella encode`: exams in, latents out."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ from .notes import say
 from .options import compute_options, model_option, output_option, resolve_model, run_options, stream_options
 from .output import Output, print_records
 from .progress import Progress
-from .stages import announce_runtime, count_items
+from .stages import ItemCount, announce_runtime, require_weights
 
 
 @click.command()
@@ -61,19 +61,16 @@ def command(
         return
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
     settings = {"model": model_entry(card), "precision": chosen.precision}
-    with (
-        RunFolder(
-            out, command="encode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say
-        ) as run,
-        Progress("encoding", "exams") as progress,
-    ):
-        records = encode(
-            found,
-            card,
-            autoencoder=chosen.load(card, "autoencoder"),
-            text_encoder=load_text_encoder(card, device=str(chosen.device)),
-            run=run,
-            runtime=chosen,
-            on_item=count_items(progress, len(found) if isinstance(found, list | tuple) else None),
-        )
-        print_records(records, as_json=as_json)
+    require_weights(card, "autoencoder", "text_encoder")
+    with RunFolder(
+        out, command="encode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say
+    ) as run:
+        autoencoder = chosen.load(card, "autoencoder")
+        text_encoder = load_text_encoder(card, device=str(chosen.device))
+        with Progress("encoding", "exams") as progress:
+            count = ItemCount(progress, len(found) if isinstance(found, Sized) else None)
+            records = encode(
+                found, card, autoencoder=autoencoder, text_encoder=text_encoder, run=run, runtime=chosen,
+                on_item=count.finish,
+            )  # fmt: skip
+            print_records(records, as_json=as_json)

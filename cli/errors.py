@@ -99,6 +99,8 @@ def one_line(text: str) -> str:
 
 
 def _interruption(error: BaseException) -> Failure | None:
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
+        error = error.__cause__
     if isinstance(error, KeyboardInterrupt | click.Abort):
         remedy = getattr(error, "remedy", "What is done is kept; --resume goes on where it stopped.")
         return Failure(INTERRUPTED, one_line(str(error)) or "Interrupted.", remedy)

@@ -1,12 +1,11 @@
 """Standard output: results and nothing else. JSON Lines with `--json`, else a table on a terminal or rows with tabs."""
 
-import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
-from ..zoo.record import Record, group_items
+from ..zoo.record import Record
 
 
 class Output:
@@ -69,22 +68,32 @@ def print_records(records: Iterable[Record], *, as_json: bool) -> None:
 
     Args:
         records: The stage's records; those of one item follow one another.
-        as_json: One JSON record per artefact; else one row per item.
+        as_json: One JSON record per artefact; else one row per item, as soon as the item is whole.
     """
     with Output("id", "made", "seed", "p(class 1)", "folder", as_json=as_json) as output:
-        if as_json:
+        item: list[Record] = []
+        try:
             for record in records:
-                output.add_object(record.to_json())
-            return
-        for item in group_items(records):
-            output.add_row(*_summarise(item))
+                if as_json:
+                    output.add_object(record.to_json())
+                    continue
+                if item and record.id != item[0].id:
+                    _print_item(output, item)
+                item.append(record)
+                if record.kind != "volume" or len(item) == len(record.data.get("channels", ())):
+                    _print_item(output, item)
+        finally:
+            # A stage that fails at its end has made what came before.
+            _print_item(output, item)
 
 
-def _summarise(item: Sequence[Record]) -> Iterator[object]:
+def _print_item(output: Output, item: list[Record]) -> None:
+    """Prints the row of an item and empties the list."""
+    if not item:
+        return
     first = item[0]
+    made = " ".join(str(record.data.get("channel", record.kind)) for record in item)
     probability = first.data.get("class_probability")
-    made = (str(record.data.get("channel", record.kind)) for record in item)
-    return itertools.chain(
-        (first.id, " ".join(made), first.data.get("seed")),
-        (f"{probability:.3f}" if isinstance(probability, float) else None, first.path.parent),
-    )
+    shown = f"{probability:.3f}" if isinstance(probability, float) else None
+    output.add_row(first.id, made, first.data.get("seed"), shown, first.path.parent)
+    item.clear()

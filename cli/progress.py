@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-LINE_SHARE = 0.1
 LINE_SECONDS = 30.0
 
 
@@ -43,7 +42,7 @@ class Progress:
         self._quiet = verbosity() < 0
         self._start = clock()
         self._said_at = self._start
-        self._said_share = 0.0
+        self._said_tenths = 0
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
@@ -69,10 +68,11 @@ class Progress:
             return
         now = self._clock()
         share = done / total if total else 0.0
-        due = share >= self._said_share + LINE_SHARE or (total is not None and done >= total > 0)
-        if due or now - self._said_at >= LINE_SECONDS:
+        # A hair is added so that 0.3 counts as the third tenth.
+        tenths = int(share * 10 + 1e-9)
+        if tenths > self._said_tenths or now - self._said_at >= LINE_SECONDS:
             self._said_at = now
-            self._said_share = int(share / LINE_SHARE) * LINE_SHARE
+            self._said_tenths = tenths
             self._stream.write(self._line(done, total, now - self._start, detail) + "\n")
             self._stream.flush()
 

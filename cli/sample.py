@@ -12,7 +12,8 @@ import click
 from ..imaging.errors import InputError
 from ..pipeline.seeds import Shard
 from ..zoo.card import SAMPLERS, Card
-from ..zoo.registry import find_card
+from ..zoo.errors import UnknownModelError
+from ..zoo.registry import find_card, list_cards
 from .notes import say
 from .options import (
     NumbersType,
@@ -27,7 +28,7 @@ from .options import (
 )
 from .output import Output, print_records
 from .progress import Progress
-from .stages import announce_runtime, count_items
+from .stages import ItemCount, announce_runtime, require_weights
 
 if TYPE_CHECKING:
     from ..pipeline.prompts import PromptItem
@@ -149,22 +150,19 @@ def _repeat(
     sidecar: Path, model: str | None, batch_size: int, latents_only: bool
 ) -> "tuple[list[PromptItem], Card, SampleSettings, str, str]":
     """Everything as the sidecar says it was, on the same weights."""
-    from ..pipeline.prompts import from_sidecar
     from ..pipeline.provenance import check_same_model
-    from ..pipeline.sampler_settings import choose_settings
+    from ..pipeline.recipes import from_sidecar
 
     recipe = from_sidecar(sidecar)
-    card = find_card(model if model is not None else str(recipe.model.get("id")))
+    made_with = str(recipe.model.get("id"))
+    if model is None and made_with not in {card.id for card in list_cards()}:
+        raise UnknownModelError(
+            f"{sidecar} was made with model {made_with!r}, which the zoo does not have.",
+            "Give the model's folder: --model ./folder",
+        )
+    card = find_card(model if model is not None else made_with)
     check_same_model(recipe.model, card, source=str(sidecar))
-    settings = choose_settings(
-        card,
-        sampler=recipe.sampler.get("name"),
-        timesteps=recipe.sampler.get("timesteps"),
-        guidance_scale=recipe.sampler.get("guidance_scale"),
-        eta=recipe.sampler.get("eta"),
-        batch_size=batch_size,
-        latents_only=latents_only,
-    )
+    settings = replace(recipe.settings(card, latents_only=latents_only), batch_size=batch_size)
     return [recipe.item], card, settings, recipe.runtime, recipe.precision
 
 
@@ -205,39 +203,22 @@ def _run(
     from ..zoo.loading import load_text_encoder
 
     runtime = announce_runtime(card, **options)
+    parts = ["text_encoder", "denoiser"] if settings.latents_only else ["text_encoder", "denoiser", "autoencoder"]
+    require_weights(card, *parts)
     recorded = settings.run_settings(model_entry(card), runtime.precision)
-    with (
-        RunFolder(
-            out, command="sample", settings=recorded, resume=resume, overwrite=overwrite, shard=shard, warn=say
-        ) as run,
-        Progress("sampling", "exams") as progress,
-    ):
-        finished = 0
-        count = count_items(progress, len(items))
-
-        def on_item(item_id: str, error: Exception | None) -> None:
-            nonlocal finished
-            finished += 1
-            count(item_id, error)
-
-        def on_step(ids: Sequence[str], step: int, steps: int) -> None:
-            # The last step is followed by decoding: the item counts as done when its files are there.
-            progress.update(finished + len(ids) * step / (steps + 1), len(items), f"step {step} of {steps}")
-
-        records = sample(
-            items,
-            card,
-            text_encoder=load_text_encoder(card, device=str(runtime.device)),
-            denoiser=runtime.load(card, "denoiser"),
-            autoencoder=None if settings.latents_only else runtime.load(card, "autoencoder"),
-            run=run,
-            runtime=runtime,
-            settings=settings,
-            warn=say,
-            on_item=on_item,
-            on_step=on_step,
-        )
-        print_records(records, as_json=as_json)
+    with RunFolder(
+        out, command="sample", settings=recorded, resume=resume, overwrite=overwrite, shard=shard, warn=say
+    ) as run:
+        text_encoder = load_text_encoder(card, device=str(runtime.device))
+        denoiser = runtime.load(card, "denoiser")
+        autoencoder = None if settings.latents_only else runtime.load(card, "autoencoder")
+        with Progress("sampling", "exams") as progress:
+            count = ItemCount(progress, len(items))
+            records = sample(
+                items, card, text_encoder=text_encoder, denoiser=denoiser, autoencoder=autoencoder, run=run,
+                runtime=runtime, settings=settings, warn=say, on_item=count.finish, on_step=count.advance,
+            )  # fmt: skip
+            print_records(records, as_json=as_json)
     preview = run.named("preview.png")
     if preview.exists() and not settings.latents_only:
         say(f"Preview: {preview}")

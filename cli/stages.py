@@ -1,7 +1,7 @@
 """What the commands of the stages share: choosing what executes a model, and reading records from standard input."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,18 +26,37 @@ def announce_runtime(card: Card, *, runtime: str, device: str, precision: str) -
     return chosen
 
 
-def count_items(progress: Progress, total: int | None) -> Callable[[str, Exception | None], None]:
-    """A callback for a stage that counts items, and names each that failed at once."""
-    done = 0
+def require_weights(card: Card, *parts: str) -> None:
+    """Makes sure that parts can be loaded before anything is written; errors as `zoo.loading.part_paths`."""
+    from ..zoo.loading import part_paths
 
-    def on_item(item_id: str, error: Exception | None) -> None:
-        nonlocal done
-        done += 1
+    for part in parts:
+        part_paths(card, part)
+
+
+class ItemCount:
+    """Counts the items of a stage, and names each that failed at once.
+
+    Args:
+        progress: Where the count goes.
+        total: Number of items; None where it is not known.
+    """
+
+    def __init__(self, progress: Progress, total: int | None) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def finish(self, item_id: str, error: Exception | None) -> None:
+        """Takes note of an item that is through."""
+        self._done += 1
         if error is not None:
             say(f"{item_id} failed: {one_line(str(error))}")
-        progress.update(done, total)
+        self._progress.update(self._done, self._total)
 
-    return on_item
+    def advance(self, ids: Sequence[str], step: int, steps: int) -> None:
+        """Takes note of a step of a batch. Decoding follows the last one: only files make an item done."""
+        self._progress.update(self._done + len(ids) * step / (steps + 1), self._total, f"step {step} of {steps}")
 
 
 def read_stdin_records(hint: str) -> Iterator[Record]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..imaging.errors import InputError
+from ..zoo.registry import find_card
 from .notes import say
 from .options import Command, device_option, model_option, output_option, resolve_model, seed_option, stream_options
 from .output import Output
@@ -93,28 +94,37 @@ def train_denoiser_command(
 
 
 @command.command("text-encoder")
-@output_option("Model folder; the encoder goes into its text_encoder/.")
-@click.option("--steps", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N", help="Steps.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=48, show_default=True, metavar="N", help="Reports per step."
-)
+@output_option("Model folder; made where missing.")
+@model_option
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the whole run.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Reports per step.")
 @seed_option("Of weights and reports.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint; the result is the same.")
 @stream_options
-def train_text_encoder_command(out: Path, steps: int, batch_size: int, seed: int, resume: bool, as_json: bool) -> None:
+def train_text_encoder_command(
+    out: Path, model: str | None, steps: int | None, batch_size: int | None, seed: int, resume: bool, as_json: bool
+) -> None:
     """Pretrain a small text encoder and its tokenizer on phantom reports.
 
-    It learns to predict the findings that a report states, and is then frozen.
+    It learns to predict the findings that a report states, and is then frozen. The model gives the folder's card,
+    unless the folder has one already.
     """
     from ..training.text_encoder import pretrain_text_encoder
+    from ..zoo.folder import write_model_folder
 
-    summary = pretrain_text_encoder(out, steps=steps, batch_size=batch_size, seed=seed, resume=resume, log=say)
+    card = find_card(str(out.absolute())) if (out / "card.toml").is_file() else resolve_model(model)
+    card.part("text_encoder")
+    given = {"steps": steps, "batch_size": batch_size}
+    # What is not given is the recipe's own.
+    sizes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    summary = pretrain_text_encoder(out, seed=seed, resume=resume, log=say, **sizes)
+    encoder = out / "text_encoder"
+    write_model_folder(out, card, text_encoder=encoder, updates={"provenance": {"text_encoder": summary}})
     with Output("part", "steps", "seconds", "folder", as_json=as_json) as output:
-        folder = out / "text_encoder"
         if as_json:
-            output.add_object({"part": "text_encoder", "path": folder.as_posix(), **summary})
+            output.add_object({"part": "text_encoder", "path": out.as_posix(), **summary})
         else:
-            output.add_row("text_encoder", steps, summary["seconds"], folder)
+            output.add_row("text_encoder", summary["recipe"]["steps"], summary["seconds"], out)
 
 
 def parse_options(given: Mapping[str, Any]) -> dict[str, Any]:

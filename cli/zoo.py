@@ -80,7 +80,7 @@ def _describe(card: Card) -> dict[str, str]:
     }
     for part in card.parts.values():
         stored = sum(file.size or 0 for file in part.files)
-        where = f"{len(part.files)} files, {stored / 1e6:.1f} MB" if part.files else "no public weights"
+        where = f"{len(part.files)} files, {stored / 1e6:.1f} MB" if part.files else "no weights yet"
         lines[part.name] = f"{part.architecture} ({where})"
     lines["licence"] = f"{card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip()
     lines |= _flatten(card.measured)

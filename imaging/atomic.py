@@ -16,6 +16,17 @@ from typing import Any
 PART_SUFFIX = ".part"
 
 
+def _read_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Some libraries write files that only their owner may read; what is shared follows the user's own umask. It can be read only by
+# setting it, so this is done once, before any thread could notice.
+_UMASK = _read_umask()
+
+
 def _sync(path: Path, flags: int) -> None:
     """Forces what was written to `path` down to the disk."""
     descriptor = os.open(path, flags)

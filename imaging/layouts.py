@@ -131,7 +131,7 @@ def _fail(error: OSError) -> None:
 
 
 def _walk(source: Path) -> Iterator[Path]:
-    """Volume files and the folders of DICOM series under `source`, sorted; hidden names are left out, links followed."""
+    """Volume files and DICOM series' folders under `source`, sorted; hidden names are left out, links followed."""
     seen: set[Path] = set()
     for folder, folders, names in os.walk(source, onerror=_fail, followlinks=True):
         real = Path(folder).resolve()

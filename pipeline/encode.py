@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..imaging.errors import InputError
@@ -70,7 +71,8 @@ class _Encoder:
         moments = {"mean": mean[0].float(), "sigma": sigma[0].float()}
         if not all(bool(torch.isfinite(tensor).all()) for tensor in moments.values()):
             raise ArithmeticError("The autoencoder gave values that are not finite.")
-        spacing = [float(value) for value in torch.linalg.norm(torch.from_numpy(prepared.affine)[:3, :3], dim=0)]
+        spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0).tolist()
+        files = [exam.files[name] for name in self.card.image.channel_names]
         record = Record(
             exam.id,
             "latent",
@@ -87,7 +89,7 @@ class _Encoder:
                 "affine": prepared.affine.tolist(),
                 "intensity": prepared.intensity_params,
                 "shape": list(mean.shape[1:]),
-                "parents": [{"path": path.as_posix(), "sha256": digest_source(path)} for path in exam.files.values()],
+                "parents": [{"path": path.as_posix(), "sha256": digest_source(path)} for path in files],
                 **self.common,
             },
         )

@@ -143,8 +143,11 @@ class RunFolder:
         return self.shard is None and next(find_sidecars(self.path), None) is not None
 
     def _remove_run(self) -> None:
-        """Removes the run that is there. With shards only this shard's part: the others may have begun the new run."""
-        if self.shard is None:
+        """Removes the run that is there; of a run of the same settings and shards this shard's part only.
+
+        Other shards may have begun to overwrite that one already.
+        """
+        if self.shard is None or (self._lock.alone and self._settings.is_other_run()):
             doomed = list(find_sidecars(self.path))
             files = [path for pattern in ("manifest*.jsonl", "preview*.png") for path in self.path.glob(pattern)]
             files += [path for path in self.path.glob("text/*") if SHARED_FILE.fullmatch(path.name)]
@@ -152,8 +155,6 @@ class RunFolder:
         else:
             doomed = list(Manifest(self.named("manifest.jsonl")).records())
             files = [self.named("manifest.jsonl"), self.named("preview.png")]
-            if self._lock.alone and self._settings.difference() is not None:
-                files.append(self._settings.path)
         for record in doomed:
             # A manifest is a file like any other: what it names outside the folder is not the run's to remove.
             if record.path.resolve().is_relative_to(self.path.resolve()):

@@ -53,6 +53,11 @@ class RunSettings:
                 return name, old.get(name), self.settings.get(name)
         return None
 
+    def is_other_run(self) -> bool:
+        """Whether a run is stored that differs from this one in a setting or in the number of shards."""
+        run = self.read()
+        return run is not None and (self.difference() is not None or run.get("shards") != self.shards)
+
     def check(self) -> None:
         """RunFolderError, naming the setting, where the stored run is another run."""
         different = self.difference()

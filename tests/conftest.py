@@ -1,6 +1,6 @@
 """Fixtures shared by several rooms: a whole model folder with random weights, and a few small exams."""
 
-import json
+import copy
 import math
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import pytest
 SHAPE = (16, 16, 8)
 SPACING_MM = (2.0, 2.0, 4.0)
 WORDS = (
-    "left right peripheral transition zone lesion no suspicious pirads 3 4 5 apex mid base mm prostate normal".split()
-)
+    "left", "right", "peripheral", "transition", "zone", "lesion", "no", "suspicious", "pirads", "3", "4", "5", "apex",
+    "mid", "base", "mm", "prostate", "normal",
+)  # fmt: skip
 
 CARD = {
     "schema": 1,
@@ -164,5 +165,121 @@ def tiny_exams(tmp_path_factory) -> Path:
     return root
 
 
-def read_json(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
+class Stages:
+    """The stages of the pipeline on one model folder, as the command line calls them."""
+
+    def __init__(self, folder: Path) -> None:
+        from ccella.export.runtimes import choose_runtime
+        from ccella.zoo.card import read_card
+        from ccella.zoo.loading import load_text_encoder
+
+        self.card = read_card(folder / "card.toml")
+        self.runtime = choose_runtime("torch", self.card, device="cpu", precision="fp32")
+        self.text_encoder = load_text_encoder(self.card)
+        self.denoiser = self.runtime.load(self.card, "denoiser")
+        self.autoencoder = self.runtime.load(self.card, "autoencoder")
+
+    def changed(self, **attributes):
+        """A copy with other attributes."""
+        other = copy.copy(self)
+        other.__dict__.update(attributes)
+        return other
+
+    def sample(self, items, out, *, seeds=None, warn=None, on_item=None, run=None, **options):
+        from ccella.pipeline.prompts import expand_seeds
+        from ccella.pipeline.provenance import model_entry
+        from ccella.pipeline.run_folder import RunFolder
+        from ccella.pipeline.sample import sample
+        from ccella.pipeline.sampler_settings import choose_settings
+
+        settings = choose_settings(self.card, **options)
+        stored = settings.run_settings(model_entry(self.card), self.runtime.precision)
+        with RunFolder(out, command="sample", settings=stored, **(run or {})) as folder:
+            return list(
+                sample(
+                    expand_seeds(items, seeds),
+                    self.card,
+                    text_encoder=self.text_encoder,
+                    denoiser=self.denoiser,
+                    autoencoder=None if settings.latents_only else self.autoencoder,
+                    run=folder,
+                    runtime=self.runtime,
+                    settings=settings,
+                    warn=warn,
+                    on_item=on_item,
+                )
+            )
+
+    def encode(self, exams, out, *, on_item=None, **run):
+        from ccella.pipeline.encode import encode
+        from ccella.pipeline.run_folder import RunFolder
+
+        networks = {"autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
+        with RunFolder(out, command="encode", **run) as folder:
+            return list(encode(exams, self.card, **networks, run=folder, runtime=self.runtime, on_item=on_item))
+
+    def decode(self, source, out, **run):
+        from ccella.pipeline.decode import decode
+        from ccella.pipeline.run_folder import RunFolder
+
+        with RunFolder(out, command="decode", **run) as folder:
+            return list(decode(source, self.card, autoencoder=self.autoencoder, run=folder, runtime=self.runtime))
+
+
+@pytest.fixture(scope="session")
+def stages(tiny_model) -> Stages:
+    """The tiny model, loaded."""
+    return Stages(tiny_model)
+
+
+def read_files(out: Path) -> dict[str, bytes]:
+    """Content of every file of a run, by path, but not of run.json, which holds times, nor of the locks."""
+    paths = [path for path in out.rglob("*") if path.is_file() and ".ccella" not in path.parts]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths if path.name != "run.json"}
+
+
+@pytest.fixture(name="read_files")
+def read_files_fixture():
+    """The function `read_files`."""
+    return read_files
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    """Largest difference of the images of two runs, in the 0..1 that the network made."""
+    from ccella.imaging.files import read_volume
+    from ccella.pipeline.manifests import read_run
+
+    worst = 0.0
+    for record in read_run(first):
+        span = record.data["intensity"]["upper"] - record.data["intensity"]["lower"]
+        x, y = (read_volume(path).data for path in (record.path, second / record.path.relative_to(first)))
+        worst = max(worst, float(np.abs(x - y).max() / span))
+    return worst
+
+
+@pytest.fixture(name="largest_difference")
+def largest_difference_fixture():
+    """The function `largest_difference`."""
+    return largest_difference
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    """Five prompts that differ in everything a prompt may have."""
+    from ccella.pipeline.prompts import PromptItem
+
+    return [
+        PromptItem("a", "Lesion left peripheral zone, PIRADS 5"),
+        PromptItem("b", "No suspicious lesion"),
+        PromptItem("c", "Lesion right transition zone apex, PIRADS 4", spacing_mm=(1.0, 1.5, 3.0)),
+        PromptItem("d", "Prostate normal", class_label=1),
+        PromptItem("e", "Lesion base right, 12 mm", meta={"site": "x"}),
+    ]
+
+
+@pytest.fixture(scope="session")
+def five(stages, prompts, tmp_path_factory) -> Path:
+    """The run folder of the five prompts, sampled one by one."""
+    out = tmp_path_factory.mktemp("five") / "run"
+    stages.sample(prompts, out)
+    return out

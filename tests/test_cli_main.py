@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,10 @@ def test_no_command_is_wrong_usage_and_prints_no_result(capsys: pytest.CaptureFi
         (["sample", "--prompt", "x", "-o", "y", "--spacing", "1,2,-3"], "'1,2,-3' is not 3 positive numbers"),
         (["sample", "--prompt", "x", "-o", "y", "--spacing", "1,nan,3"], "'1,nan,3' is not 3 positive numbers"),
         (["sample", "--prompt", "x", "-o", "y", "--seed", "4-2"], "Seed range '4-2' runs backwards"),
-        (["sample", "--prompt", "x", "-o", "y", "--seed", "-1"], "Seed '-1' in '-1' is not a whole number"),
+        (
+            ["sample", "--prompt", "x", "-o", "y", "--seed", "-1"],
+            "Seed '-1' in '-1' is neither a whole number nor a range",
+        ),
         (["sample", "--prompt", "x", "-o", "y", "--shard", "3/2"], "Shard 3/2 does not exist"),
         (["sample", "--prompt", "x", "-o", "y", "--shard", "half"], "Shard 'half' is not of the form i/n"),
         (["sample", "--prompt", "x", "-o", "y", "--device", "gpu"], "'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
@@ -133,15 +137,22 @@ def test_a_reader_that_goes_away_ends_the_program_quietly() -> None:
 
 
 def test_interruption_exits_with_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ccella.cli.main", "sample", "--prompt", "-", "-o", str(tmp_path / "out")]
+    # Where the tests run in the background SIGINT is ignored, and children inherit that.
+    program = (
+        "import signal, ccella.cli.main as m; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"raise SystemExit(m.run(['sample', '--prompt', '-', '-o', {str(tmp_path / 'x')!r}]))"
+    )
+    command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
-        # It can only be waiting for standard input once it has taken all of a large write.
+        # It waits for standard input once it has taken all of a write that no pipe can hold.
         process.stdin.write(b" " * 1_000_000)
         process.stdin.flush()
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        err = process.stderr.read().decode()
-        process.stdin.close()
-        assert process.wait(timeout=60) == 130
-    assert err.startswith("error: Interrupted.\n")
+        while process.poll() is None:
+            # A signal that comes between two reads is noticed after the second one only: repeat it.
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert out == b""
+    assert err.decode().strip().startswith("error: Interrupted.\n")

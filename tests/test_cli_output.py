@@ -47,9 +47,21 @@ def test_rows_are_one_per_item_with_tabs(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "a\tt2w adc\t0\t0.250\tout/a\nb\tt2w\t3\t0.750\tout/b\n"
 
 
+def test_a_row_comes_as_soon_as_its_item_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    def watch():  # type: ignore[no-untyped-def]
+        for channel in ("t2w", "adc"):
+            yield volume("a", channel, channels=["t2w", "adc"])
+        assert capsys.readouterr().out == "a\tt2w adc\t\t\tout/a\n"
+        yield Record("b", "latent", Path("out/b/b_latent.safetensors"), {"channels": ["t2w", "adc"]})
+        assert capsys.readouterr().out == "b\tlatent\t\t\tout/b\n"
+
+    print_records(watch(), as_json=False)
+
+
 def test_a_terminal_gets_a_table_even_when_the_stage_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("TERM", "dumb")
 
     def fail_after_one():  # type: ignore[no-untyped-def]
         yield RECORDS[0]

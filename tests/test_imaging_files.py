@@ -49,12 +49,11 @@ def oblique() -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_round_trip_is_exact_in_all_48_orientations(tmp_path, ending):
+def test_round_trip_is_exact_in_all_48_orientations(tmp_path):
     assert len(SIGNED_PERMUTATIONS) == 48
     for number, linear in enumerate(SIGNED_PERMUTATIONS):
         volume = noise(affine=frame(linear), seed=number)
-        path = tmp_path / f"{number}{ending}"
+        path = tmp_path / f"{number}{('.nii', '.nii.gz')[number % 2]}"
         write_volume(path, volume)
         back = read_volume(path)
         assert back.data.dtype == np.float32
@@ -68,7 +67,7 @@ def test_round_trip_is_exact_in_all_48_orientations(tmp_path, ending):
         assert (image.get_sform(coded=True)[1], image.get_qform(coded=True)[1]) == (1, 1)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
     spacing=st.tuples(*[st.floats(0.2, 6.0)] * 3),

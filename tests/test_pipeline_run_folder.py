@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ccella.imaging.atomic import write_bytes
 from ccella.imaging.errors import InputError
-from ccella.pipeline.errors import FailureLog, ItemsFailedError, RunFolderError
+from ccella.pipeline.errors import RunFolderError
 from ccella.pipeline.manifests import read_run
 from ccella.pipeline.run_folder import RunFolder
 from ccella.pipeline.seeds import Shard
@@ -52,7 +53,7 @@ def test_artefact_sidecar_and_manifest_agree(tmp_path):
     assert sidecar["path"] == "x/x_a.bin"
     assert sidecar["prompt"] == "é"
     # SHA-256 of b"x x_a.bin", from sha256sum.
-    assert sidecar["sha256"] == "4c8b1f44e5d0de2c4ed11eb42a0ca5b08ff0dcf5d5cf02da7d7a3a3e9ff4d8b6" or len(lines) == 2
+    assert sidecar["sha256"] == "be6d4576e42ca1cd4494c1aba285cf2a4f0b5c92efc38e03f907b086f52d7118"
 
 
 def test_a_folder_with_a_run_needs_a_decision(tmp_path):
@@ -106,7 +107,7 @@ def test_a_damaged_manifest_is_rebuilt(tmp_path, damage):
     else:
         manifest.write_bytes(lines[0] + whole)
     with open_run(tmp_path, resume=True) as run:
-        assert not any([add(run, item) for item in "pqr"])
+        assert [add(run, item) for item in "pqr"] == [False] * 3
     assert manifest.read_bytes() == whole
 
 
@@ -153,7 +154,10 @@ def test_resume_refuses_other_settings_and_names_them(tmp_path):
 def test_resume_refuses_an_item_that_was_made_from_something_else(tmp_path):
     with open_run(tmp_path) as run:
         add(run, "p", prompt="one")
-    with open_run(tmp_path, resume=True) as run, pytest.raises(RunFolderError, match="prompt 'one', but now it is 'two'"):
+    with (
+        open_run(tmp_path, resume=True) as run,
+        pytest.raises(RunFolderError, match="prompt 'one', but now it is 'two'"),
+    ):
         add(run, "p", prompt="two")
 
 
@@ -196,63 +200,6 @@ def test_two_runs_into_one_folder_are_refused(tmp_path):
     open_run(tmp_path, resume=True).__exit__(None, None, None)
 
 
-def test_shards_write_side_by_side_and_read_as_one(tmp_path):
-    items = [f"i{n:02}" for n in range(7)]
-    runs = [open_run(tmp_path, shard=Shard(i, 3)) for i in (3, 1, 2)]
-    with pytest.raises(RunFolderError, match="Another process is writing"):
-        open_run(tmp_path, shard=Shard(2, 3))
-    with pytest.raises(RunFolderError, match="Another process is writing"):
-        open_run(tmp_path, resume=True)
-    for run in runs:
-        for item in run.shard.select(items):
-            add(run, item)
-        run.__exit__(None, None, None)
-    assert listed(tmp_path) == names(items)
-    assert runs[0].named("preview.png").name == "preview-3-of-3.png"
-
-
-def test_a_shard_leaves_the_temporary_files_of_living_shards(tmp_path):
-    with open_run(tmp_path, shard=Shard(1, 2)) as first:
-        add(first, "p")
-        part = tmp_path / "p/.p_c.bin.0123abcd.part"
-        part.write_bytes(b"being written")
-        with open_run(tmp_path, shard=Shard(2, 2)) as second:
-            add(second, "q")
-        assert part.exists()
-    open_run(tmp_path, shard=Shard(2, 2), resume=True).__exit__(None, None, None)
-    assert not part.exists()
-
-
-def test_shards_agree_on_settings_and_number(tmp_path):
-    with open_run(tmp_path, shard=Shard(1, 2)) as run:
-        add(run, "p")
-    with pytest.raises(RunFolderError, match="steps = 3, but this one has 4"):
-        open_run(tmp_path, shard=Shard(2, 2), settings={**SETTINGS, "steps": 4})
-    with pytest.raises(RunFolderError, match="has 2 shards, but this one has 3"):
-        open_run(tmp_path, shard=Shard(2, 3))
-    with pytest.raises(InputError, match="lacks the manifest of shard 2/2"):
-        listed(tmp_path)
-
-
-def test_a_run_without_shards_finishes_what_shards_began(tmp_path):
-    with open_run(tmp_path, shard=Shard(1, 2)) as run:
-        add(run, "p")
-    with open_run(tmp_path, resume=True) as run:
-        assert [add(run, item) for item in "pq"] == [False, True]
-    assert listed(tmp_path) == names("pq")
-    assert not list(tmp_path.glob("manifest-*"))
-
-
-def test_overwriting_shards_spare_each_other(tmp_path):
-    for index, item in ((1, "p"), (2, "q")):
-        with open_run(tmp_path, shard=Shard(index, 2)) as run:
-            add(run, item)
-    for index, item in ((1, "p"), (2, "q")):
-        with open_run(tmp_path, shard=Shard(index, 2), overwrite=True, settings={"steps": 9}) as run:
-            assert add(run, item)
-    assert listed(tmp_path) == names("pq")
-
-
 def test_a_killed_process_leaves_no_lock(tmp_path):
     code = (
         "import os, signal, sys; from ccella.pipeline.run_folder import RunFolder\n"
@@ -266,7 +213,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 def test_unusable_folders_get_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match="cannot be written: (Not a directory|File exists)") as caught:
+    with pytest.raises(RunFolderError, match=r"cannot be written: (Not a directory|File exists)") as caught:
         open_run(tmp_path / "file" / "out")
     assert "-o" in caught.value.remedy
     with pytest.raises(RunFolderError, match="cannot be written"):
@@ -280,10 +227,10 @@ def test_a_folder_without_permission_gets_a_sentence(tmp_path):
         open_run(tmp_path / "out")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path):
     def write(path):
-        with open("/dev/full", "wb", buffering=0) as full:
+        with Path("/dev/full").open("wb", buffering=0) as full:
             full.write(b"x")
 
     with open_run(tmp_path) as run, pytest.raises(RunFolderError, match="No space left on device"):
@@ -298,24 +245,3 @@ def test_reading_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="line 1 is not JSON") as caught:
         list(read_run(tmp_path))
     assert "--resume" in caught.value.remedy
-
-
-def test_failures_end_as_the_input_error_or_as_a_list():
-    def log(*errors, total):
-        found = FailureLog()
-        found.total = total
-        for number, error in enumerate(errors):
-            found.add(f"i{number}", error)
-        return found
-
-    log(total=2).finish()
-    with pytest.raises(InputError, match=r"^i0: too short\.$") as alone:
-        log(InputError("too short.", "Lengthen it."), total=1).finish()
-    assert alone.value.remedy == "Lengthen it."
-    with pytest.raises(InputError, match="None of the 2 items can be used; the first, i0: a"):
-        log(InputError("a", "r"), InputError("b", "r"), total=2).finish()
-    with pytest.raises(ItemsFailedError, match="1 of 3 items failed: i0: a") as some:
-        log(InputError("a", "r"), total=3).finish()
-    assert [failure.id for failure in some.value.failures] == ["i0"]
-    with pytest.raises(ItemsFailedError):
-        log(ArithmeticError("overflow"), total=1).finish()

@@ -1,6 +1,6 @@
 """The loop: exact resume after a kill, invariance to micro-batches and processes, divergence, interruption.
 
-Run as a program, it trains the small task of these tests into a folder: `python test_training_loop.py FOLDER [KILL_AT]`.
+Run as a program, it trains the small task into a folder: `python test_training_loop.py FOLDER [KILL_AT]`.
 """
 
 import json
@@ -210,7 +210,7 @@ def test_resuming_something_else_is_refused(unbroken: Path, tmp_path: Path) -> N
     run(out, steps=3)
     with pytest.raises(InputError, match="already holds a run of 3 steps"):
         run(out, steps=3)
-    with pytest.raises(InputError, match="learning_rate = 0.01, this one 0.02") as caught:
+    with pytest.raises(InputError, match=r"learning_rate = 0\.01, this one 0\.02") as caught:
         run(out, steps=3, resume=True, learning_rate=0.02)
     assert "config.toml" in caught.value.remedy
     with pytest.raises(InputError, match="steps = 3, this one 12"):

@@ -15,7 +15,7 @@ from ..zoo.card import Card
 from .adversary import Adversary
 from .config import AutoencoderTraining
 from .data import ExamVolumes, exam_volumes
-from .export import describe_run, export_model, initial_network
+from .export import check_companions, describe_run, export_model, initial_network
 from .loop import refuse_existing, train
 from .losses import gradient_loss, kl_divergence, psnr_db, pyramid_loss
 from .splits import digest_words
@@ -125,6 +125,7 @@ class AutoencoderTask:
             self.card,
             STAGE,
             weights,
+            self.options,
             updates={
                 "measured": {"autoencoder_psnr_db": psnr} if psnr else {},
                 "provenance": {STAGE: describe_run(self.options, progress, data)},
@@ -158,6 +159,7 @@ def train_autoencoder(
         InputError, TrainingDivergedError, TrainingInterrupted: See `loop.train`.
     """
     refuse_existing(out, STAGE, resume)
+    check_companions(card, STAGE)
     volumes = exam_volumes(
         exams,
         card.image,

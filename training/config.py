@@ -54,6 +54,7 @@ class LoopTraining:
         precision: Arithmetic of the forward pass; weights and optimizer stay in fp32.
         channels_last: Store activations channels last, faster for convolutions on most devices.
         device: Where to train.
+        weights_dtype: Type in which the trained weights are stored.
         initial: Start from random weights ("scratch") or from the card's ("card": fine-tuning).
         validation_fraction: Share of the patients kept for validation.
         validation_items: Most items a validation looks at.
@@ -82,6 +83,7 @@ class LoopTraining:
     precision: str = _option("fp32", choices=PRECISIONS)
     channels_last: bool = _option(False)
     device: str = _option("auto", choices=DEVICES)
+    weights_dtype: str = _option("float32", choices=WEIGHTS_DTYPES)
     initial: str = _option("scratch", choices=INITIAL)
     validation_fraction: float = _option(0.05, minimum=0, maximum=0.9)
     validation_items: int = _option(64, minimum=1)
@@ -139,7 +141,6 @@ class DenoiserTraining(LoopTraining):
         condition_dropout: Probability that an item's report is replaced by the empty one.
         channel_weights: Weight of each image channel in the loss, normalised to mean 1; empty for equal weights.
         ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
-        weights_dtype: Type in which the trained weights are stored.
     """
 
     loss: str = _option("mse", choices=LOSSES)
@@ -152,8 +153,6 @@ class DenoiserTraining(LoopTraining):
     condition_dropout: float = _option(0.1, minimum=0, maximum=1)
     channel_weights: tuple[float, ...] = _option((), above=0)
     ram_limit_gb: float = _option(4.0, minimum=0)
-    weights_dtype: str = _option("float32", choices=WEIGHTS_DTYPES)
-
 
 Options = TypeVar("Options", bound=LoopTraining)
 

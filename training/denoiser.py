@@ -16,7 +16,7 @@ from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.loading import load_text_encoder, part_digests
 from .config import DenoiserTraining
-from .export import describe_run, export_model, initial_network
+from .export import check_companions, describe_run, export_model, initial_network
 from .latents import LatentItem, LatentSet, latent_items, latent_scale, pad_texts
 from .loop import refuse_existing, saved_constants, train
 from .randomness import VALIDATION, item_generator
@@ -24,7 +24,6 @@ from .splits import digest_words, split_patients
 from .task import Batch, Log, Progress, no_log
 
 STAGE = "denoiser"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def noise_schedule(card: Card) -> NoiseSchedule:
@@ -48,7 +47,7 @@ class DenoiserObjective(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.options = options
-        self._family = load_family(card.family)
+        self._evaluate = load_family(card.family).training_forward
         self._schedule = noise_schedule(card)
         self._names = card.image.channel_names
         weights = options.channel_weights or (1.0,) * len(self._names)
@@ -68,7 +67,7 @@ class DenoiserObjective(nn.Module):
         t = batch["t"]
         z_t = self._schedule.add_noise(batch["z"], batch["eps"], t)
         target = self._schedule.target(batch["z"], batch["eps"], t)
-        prediction, logits = self._family.training_forward(self.denoiser, z_t, t, batch)
+        prediction, logits = self._evaluate(self.denoiser, z_t, t, batch)
         measured = denoising_loss(prediction, target, kind=options.loss, groups=len(self._names))
         item = (measured.group * self._weights.to(measured.group)).mean(dim=1)
         if options.loss_weighting == "min_snr":
@@ -88,7 +87,7 @@ class DenoiserObjective(nn.Module):
         """Prediction, target and class logits without a loss, for validation."""
         z_t = self._schedule.add_noise(batch["z"], batch["eps"], batch["t"])
         target = self._schedule.target(batch["z"], batch["eps"], batch["t"])
-        prediction, logits = self._family.training_forward(self.denoiser, z_t, batch["t"], batch)
+        prediction, logits = self._evaluate(self.denoiser, z_t, batch["t"], batch)
         return prediction.float(), target, logits.float()
 
 
@@ -173,11 +172,7 @@ class DenoiserTask:
 
     def export(self, folder: Path, state: Mapping[str, Tensor], progress: Progress) -> None:
         """Writes the denoiser, the latent scale and the validation figures into the model folder."""
-        prefix, dtype = "denoiser.", DTYPES[self.options.weights_dtype]
-        weights = {
-            name.removeprefix(prefix): value.to(dtype) if value.is_floating_point() else value
-            for name, value in state.items()
-        }
+        weights = {name.removeprefix("denoiser."): value for name, value in state.items()}
         data = {"exams": len(self.training), "digest": self.items.digest}
         measured = {name: round(value, 5) for name, value in progress.scalars.items()}
         export_model(
@@ -185,6 +180,7 @@ class DenoiserTask:
             self.card,
             STAGE,
             weights,
+            self.options,
             updates={
                 "latent": {"scale": list(self.scale)},
                 "measured": {"denoiser_validation": measured} if measured else {},
@@ -234,6 +230,7 @@ def train_denoiser(
         TrainingDivergedError, TrainingInterrupted: See `loop.train`.
     """
     refuse_existing(out, STAGE, resume)
+    check_companions(card, STAGE)
     items = latent_items(latents, card.latent_shape, options.ram_limit_gb)
     _check_origin(card, items)
     null_text = items.null_text()

@@ -7,15 +7,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.folder import write_model_folder
-from ..zoo.loading import load_part
+from ..zoo.loading import load_part, part_paths
 from .config import LoopTraining, plain_options
 from .randomness import NETWORK, derive_seed, scoped_seed
 from .task import Progress
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def initial_network(card: Card, part: str, options: LoopTraining) -> nn.Module:
@@ -28,11 +32,39 @@ def initial_network(card: Card, part: str, options: LoopTraining) -> nn.Module:
 
 
 def export_model(
-    folder: Path, card: Card, part: str, weights: Mapping[str, Tensor], *, updates: Mapping[str, Any]
+    folder: Path,
+    card: Card,
+    part: str,
+    weights: Mapping[str, Tensor],
+    options: LoopTraining,
+    *,
+    updates: Mapping[str, Any],
 ) -> Card:
-    """Writes a trained part into a model folder; the card's other parts that have weights come along."""
-    others = [name for name, other in card.parts.items() if name != part and other.files]
-    return write_model_folder(folder, card, parts={part: weights}, copy_parts=others, updates=updates)
+    """Writes a trained part, in the type the options name, into a model folder; parts with weights come along."""
+    dtype = DTYPES[options.weights_dtype]
+    weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    return write_model_folder(
+        folder, card, parts={part: weights}, copy_parts=companion_parts(card, part), updates=updates
+    )
+
+
+def companion_parts(card: Card, part: str) -> list[str]:
+    """The other parts whose files lie in the card's own folder; parts on the Hub stay there."""
+    return [
+        name
+        for name, other in card.parts.items()
+        if name != part and other.files and all(file.repo is None for file in other.files)
+    ]
+
+
+def check_companions(card: Card, part: str) -> None:
+    """Finds out before the training, not at its end, whether the parts that come along are whole.
+
+    Raises:
+        WeightsMissingError, DigestMismatchError: See `zoo.loading.part_paths`.
+    """
+    for name in companion_parts(card, part):
+        part_paths(card, name)
 
 
 def describe_run(options: LoopTraining, progress: Progress, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,9 +41,8 @@ def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
     """Adds one line to a metrics file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
+        # Not forced to the disk: a resumed run cuts and rewrites the file's end anyway, and waiting would cost steps.
         stream.write(json.dumps(dict(row), allow_nan=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def cut_metrics(path: Path, step: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..imaging.phantom.brief import OPTIONAL, write_brief
 from ..imaging.phantom.findings import Findings, draw_findings
 from ..imaging.phantom.report import write_report
 
@@ -21,50 +22,76 @@ HELD_OUT_START = 100_000_000  # indices from here on are never trained on
 BATCHES_PER_CHUNK = 16  # batches are sorted by length within a chunk
 
 
-def draw_report(seed: int, index: int) -> tuple[Findings, str]:
-    """Return report number `index` of the pretraining stream; half have a prevalence of 0.28 and half of 0.6."""
-    rng = np.random.default_rng([REPORT_STREAM, seed, index])
-    findings = draw_findings(rng, institution=1 + index // 2 % 2, prevalence=(0.28, 0.6)[index % 2])
-    return findings, write_report(findings, rng)
+@dataclass(frozen=True)
+class Reading:
+    """A text with the findings behind it and the names of the facts that it leaves out."""
+
+    text: str
+    findings: Findings
+    unstated: frozenset[str] = frozenset()
 
 
-@dataclass
+@dataclass(frozen=True)
 class TextBatch:
-    """Token ids and mask [B, L] with the findings that the texts state."""
+    """Token ids and mask [B, L] with what the B texts state."""
 
     ids: Tensor
     mask: Tensor
-    findings: list[Findings]
+    readings: list[Reading]
 
 
-def collate_reports(items: list[tuple[list[int], Findings]]) -> TextBatch:
-    """Pad encoded reports on the right to the longest of them."""
-    longest = max(len(ids) for ids, _ in items)
-    ids = torch.zeros(len(items), longest, dtype=torch.long)
-    mask = torch.zeros(len(items), longest, dtype=torch.bool)
-    for row, (tokens, _) in enumerate(items):
+def draw_report(seed: int, index: int) -> Reading:
+    """Return report number `index` of the pretraining stream; half have a prevalence of 0.28 and half of 0.6."""
+    rng = np.random.default_rng([REPORT_STREAM, seed, index])
+    findings = draw_findings(rng, institution=1 + index // 2 % 2, prevalence=(0.28, 0.6)[index % 2])
+    return Reading(write_report(findings, rng), findings)
+
+
+def draw_brief(seed: int, index: int) -> Reading:
+    """Return brief text number `index` of the pretraining stream, at a prevalence of 0.8."""
+    rng = np.random.default_rng([REPORT_STREAM, seed, index])
+    findings = draw_findings(rng, institution=1 + index % 2, prevalence=0.8)
+    text, stated = write_brief(findings, rng)
+    return Reading(text, findings, frozenset(OPTIONAL) - stated)
+
+
+def draw_reading(seed: int, index: int) -> Reading:
+    """Return text number `index` of the training stream: four reports, then eight brief texts, and so on.
+
+    Brief texts are cheap and bind side, zone and level to one another quickly; they also are what people type.
+    """
+    return draw_report(seed, index) if index // 4 % 3 == 0 else draw_brief(seed, index)
+
+
+def encode_readings(tokenizer: Tokenizer, readings: list[Reading]) -> list[tuple[list[int], Reading]]:
+    """Return (token ids, reading) pairs sorted by length."""
+    encodings = tokenizer.encode_batch([reading.text for reading in readings])
+    pairs = [(encoding.ids, reading) for encoding, reading in zip(encodings, readings, strict=True)]
+    return sorted(pairs, key=lambda pair: len(pair[0]))
+
+
+def collate_readings(pairs: list[tuple[list[int], Reading]]) -> TextBatch:
+    """Pad encoded texts on the right to the longest of them."""
+    longest = max(len(ids) for ids, _ in pairs)
+    ids = torch.zeros(len(pairs), longest, dtype=torch.long)
+    mask = torch.zeros(len(pairs), longest, dtype=torch.bool)
+    for row, (tokens, _) in enumerate(pairs):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         mask[row, : len(tokens)] = True
-    return TextBatch(ids, mask, [findings for _, findings in items])
-
-
-def encode_reports(tokenizer: Tokenizer, seed: int, start: int, count: int) -> list[tuple[list[int], Findings]]:
-    """Return (token ids, findings) of the reports `start` to `start + count - 1`."""
-    pairs = [draw_report(seed, index) for index in range(start, start + count)]
-    encodings = tokenizer.encode_batch([text for _, text in pairs])
-    return [(encoding.ids, findings) for encoding, (findings, _) in zip(encodings, pairs, strict=True)]
+    return TextBatch(ids, mask, [reading for _, reading in pairs])
 
 
 def iterate_batches(tokenizer: Tokenizer, seed: int, batch_size: int, first_step: int) -> Iterator[TextBatch]:
-    """Yield endless batches from step `first_step` on; reports of like length share a batch, so little is padding.
+    """Yield endless batches from step `first_step` on; texts of like length share a batch, so little is padding.
 
     The batch of a step depends on (seed, batch_size, step) alone, which is what makes a resumed run exact.
     """
     chunk, skip = divmod(first_step, BATCHES_PER_CHUNK)
     size = batch_size * BATCHES_PER_CHUNK
     while True:
-        items = sorted(encode_reports(tokenizer, seed, chunk * size, size), key=lambda item: len(item[0]))
+        readings = [draw_reading(seed, index) for index in range(chunk * size, (chunk + 1) * size)]
+        pairs = encode_readings(tokenizer, readings)
         order = np.random.default_rng([REPORT_STREAM, seed, chunk, 1]).permutation(BATCHES_PER_CHUNK)
         for position in order[skip:]:
-            yield collate_reports(items[position * batch_size : (position + 1) * batch_size])
+            yield collate_readings(pairs[position * batch_size : (position + 1) * batch_size])
         chunk, skip = chunk + 1, 0

@@ -7,7 +7,7 @@ linearly is within the denoiser's reach from the first step. The heads are throw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..imaging.atomic import write_json
+from ..imaging.atomic import write_bytes, write_json
 from ..imaging.errors import InputError
-from ..imaging.phantom.findings import Findings
 from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
-from .text_batches import HELD_OUT_START, TextBatch, collate_reports, draw_report, encode_reports, iterate_batches
+from .text_batches import HELD_OUT_START, TextBatch, collate_readings, draw_report, encode_readings, iterate_batches
 from .text_targets import FindingHeads, heads_figures, heads_loss, stack_targets
-from .text_tokenizer import save_files, save_tokenizer, train_tokenizer
+from .text_tokenizer import save_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,7 +40,7 @@ class EncoderShape:
     head_width: int = 32
     heads: int = 4
     hidden: int = 256
-    layers: int = 4
+    layers: int = 2
     vocabulary: int = 1536
     window: int = 512
 
@@ -68,6 +67,16 @@ def build_encoder(shape: EncoderShape, seed: int) -> T5EncoderModel:
         return T5EncoderModel(config)
 
 
+def save_encoder(encoder: T5EncoderModel, folder: Path) -> None:
+    """Write config.json and model.safetensors (float32) as `T5EncoderModel.from_pretrained` reads them."""
+    from safetensors.torch import save
+
+    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": "float32"}
+    weights = {name: parameter.detach().contiguous() for name, parameter in encoder.named_parameters()}
+    write_json(folder / "config.json", config)
+    write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+
+
 def pool_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
     """Return the mean [B, W] of the tokens [B, L, W] where the mask [B, L] is true."""
     weights = mask.to(tokens.dtype)[:, :, None]
@@ -75,11 +84,11 @@ def pool_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def thin_mask(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Drop a random share (0 to 90 %, per item) of the tokens from the mask [B, L], never all of them.
+    """Drop a random share (0 to 70 %, per item) of the tokens from the mask [B, L], never all of them.
 
     A mean over any part of the tokens has to tell the findings, so that they spread over all tokens.
     """
-    keep = 0.1 + 0.9 * torch.rand(mask.shape[0], 1, generator=generator)
+    keep = 0.3 + 0.7 * torch.rand(mask.shape[0], 1, generator=generator)
     thinned = mask & (torch.rand(mask.shape, generator=generator) < keep)
     thinned[:, 0] |= ~thinned.any(1)
     return thinned
@@ -98,25 +107,23 @@ def evaluate_encoder(
     encoder: nn.Module, heads: FindingHeads, tokenizer: Tokenizer, *, seed: int, count: int
 ) -> dict[str, float]:
     """Return the heads' figures on `count` held-out reports, from the plain mean over all tokens."""
-    items = sorted(encode_reports(tokenizer, seed, HELD_OUT_START, count), key=lambda item: len(item[0]))
+    pairs = encode_readings(tokenizer, [draw_report(seed, HELD_OUT_START + index) for index in range(count)])
     outputs: list[dict[str, Tensor]] = []
-    findings: list[Findings] = []
     for start in range(0, count, 64):
-        batch = collate_reports(items[start : start + 64])
+        batch = collate_readings(pairs[start : start + 64])
         tokens = encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
         outputs.append(heads(pool_tokens(tokens, batch.mask)))
-        findings += batch.findings
     joined = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
-    return heads_figures(joined, stack_targets(findings))
+    return heads_figures(joined, stack_targets([reading.findings for _, reading in pairs]))
 
 
 def pretrain_text_encoder(
     out: Path,
     *,
-    steps: int = 2000,
-    batch_size: int = 48,
+    steps: int = 2400,
+    batch_size: int = 24,
     seed: int = 0,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     log: Callable[[str], object] = print,
     checkpoint_every: int = 500,
     resume: bool = False,
@@ -181,7 +188,7 @@ class _Run:
 
         checkpoint = latest_checkpoint(self.checkpoints)
         if checkpoint is None:
-            reports = (draw_report(self.seed, index)[1] for index in range(self.recipe["tokenizer_reports"]))
+            reports = (draw_report(self.seed, index).text for index in range(self.recipe["tokenizer_reports"]))
             self.tokenizer = train_tokenizer(reports, self.shape.vocabulary)
             return
         if not resume:
@@ -197,30 +204,43 @@ class _Run:
                     "Resume with the same settings, or choose another folder.",
                 )
         self.tokenizer = Tokenizer.from_str(state["tokenizer"])
-        self.networks.load_state_dict(checkpoint.tensors("networks"), strict=True)
-        restore_optimizer(self.optimizer, dict(self.networks.named_parameters()), checkpoint.tensors("optimizer"))
+        parameters = dict(self.networks.named_parameters())
+        saved = checkpoint.tensors("networks")
+        if saved.keys() != parameters.keys():
+            raise InputError(f"{checkpoint.path} holds another network.", "Start again in another folder.")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+        restore_optimizer(self.optimizer, parameters, checkpoint.tensors("optimizer"))
         self.step, self.seconds = checkpoint.step, state["seconds"]
 
     def save(self) -> None:
         """Write a checkpoint; the newest one is kept."""
         names = {id(parameter): name for name, parameter in self.networks.named_parameters()}
-        shared = self.networks.state_dict()
+        # Parameters, not the state dict: T5 lists its tied embedding there twice.
+        parameters = dict(self.networks.named_parameters())
         state = {"recipe": self.recipe, "seconds": self.seconds, "tokenizer": self.tokenizer.to_str()}
-        groups = {"networks": shared, "optimizer": optimizer_tensors(self.optimizer, names)}
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "networks": parameters,
+            "optimizer": optimizer_tensors(self.optimizer, names),
+        }
         save_checkpoint(self.checkpoints, self.step, groups, state, keep=1)
 
     def train(self, checkpoint_every: int) -> None:
         """Take the remaining steps."""
         steps, batch_size = self.recipe["steps"], self.recipe["batch_size"]
         began, base = perf_counter(), self.seconds
+        losses: list[float] = []
         for batch in iterate_batches(self.tokenizer, self.seed, batch_size, self.step):
             if self.step >= steps:
                 break
-            loss = self.take_step(batch)
+            losses.append(self.take_step(batch))
             self.step += 1
             self.seconds = base + perf_counter() - began
             if self.step % 50 == 0 or self.step == steps:
-                self.log(f"text encoder: step {self.step} of {steps}, loss {loss:.3f}, {self.seconds:.0f} s")
+                mean_loss = sum(losses) / len(losses)
+                self.log(f"text encoder: step {self.step} of {steps}, loss {mean_loss:.3f}, {self.seconds:.0f} s")
+                losses.clear()
             if self.step % checkpoint_every == 0 or self.step == steps:
                 self.save()
 
@@ -233,7 +253,9 @@ class _Run:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, TRAINING, self.step))
         tokens = self.encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
         pooled = pool_tokens(tokens, thin_mask(batch.mask, generator))
-        loss = heads_loss(self.heads(pooled), stack_targets(batch.findings))
+        findings = [reading.findings for reading in batch.readings]
+        targets = stack_targets(findings, [reading.unstated for reading in batch.readings])
+        loss = heads_loss(self.heads(pooled), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
@@ -254,7 +276,7 @@ class _Run:
             "threads": torch.get_num_threads(),
         }
         save_tokenizer(self.tokenizer, self.folder, self.shape.window)
-        save_files(self.encoder.save_pretrained, self.folder)
+        save_encoder(self.encoder, self.folder)
         write_json(self.folder / "pretraining.json", summary)
         self.log(f"text encoder: {summary['figures']}")
         return summary

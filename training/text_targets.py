@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, nan
 
@@ -32,13 +32,13 @@ class Head:
 HEADS = (
     Head("lesion", "flags", 1),
     Head("regions", "flags", len(REGIONS), 4.0),
-    Head("side", "class", len(SIDES)),
-    Head("zone", "class", len(ZONES)),
-    Head("level", "class", len(LEVELS)),
+    Head("side", "class", len(SIDES), 2.0),
+    Head("zone", "class", len(ZONES), 2.0),
+    Head("level", "class", len(LEVELS), 2.0),
     Head("sector", "class", len(ALL_SECTORS)),
     Head("pirads", "class", 3),
     Head("count", "class", 4),
-    Head("diameter", "number", 1),
+    Head("diameter", "number", 1, 2.0),
     Head("volume", "number", 1),
     Head("bph", "class", len(BPH_GRADES), 0.5),
     Head("prostatitis", "class", len(PROSTATITIS), 0.5),
@@ -81,9 +81,18 @@ def findings_targets(findings: Findings) -> dict[str, list[float]]:
     }
 
 
-def stack_targets(batch: Sequence[Findings]) -> dict[str, Tensor]:
-    """Return the targets of a batch: flags and numbers [B, width] float32, classes [B] int64."""
+def stack_targets(batch: Sequence[Findings], unstated: Sequence[Collection[str]] | None = None) -> dict[str, Tensor]:
+    """Return the targets of a batch: flags and numbers [B, width] float32, classes [B] int64.
+
+    Args:
+        batch: Findings of the B texts.
+        unstated: For each text the heads (classes or numbers) whose fact it does not state; their targets are left out.
+    """
     rows = [findings_targets(findings) for findings in batch]
+    for row, silent in zip(rows, unstated or [()] * len(rows), strict=True):
+        for head in HEADS:
+            if head.name in silent:
+                row[head.name] = [IGNORED if head.kind == "class" else nan] * len(row[head.name])
     stacked = {}
     for head in HEADS:
         values = torch.tensor([row[head.name] for row in rows], dtype=torch.float32)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +70,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, window: int) -> None:
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
     )
-    save_files(fast.save_pretrained, folder)
-
-
-def save_files(save: Callable[[Path], object], folder: Path) -> None:
-    """Let a `save_pretrained` method write to a temporary folder, then put each file in place atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix="ccella-"))
-    try:
-        save(temporary)
-        for path in sorted(temporary.iterdir()):
+    # transformers writes a folder file by file; each file is put in place whole.
+    with tempfile.TemporaryDirectory(prefix="ccella-") as temporary:
+        fast.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir()):
             write_bytes(folder / path.name, path.read_bytes())
-    finally:
-        shutil.rmtree(temporary)

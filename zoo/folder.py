@@ -59,7 +59,9 @@ def write_model_folder(
         elif name in sources:
             table["files"] = [_copy(source, out, target) for source, target in sources[name]]
         else:
-            table["files"] = kept.get(name, {}).get("files", [])
+            # Hub files stay where they are: a model folder refers to them as its template does.
+            remote = [row for row in table.get("files", []) if "repo" in row]
+            table["files"] = kept.get(name, {}).get("files") or remote
     parse_card(document, out / "card.toml")
     write_card(out / "card.toml", document)
     return read_card(out / "card.toml")

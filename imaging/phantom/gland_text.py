@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from .findings import Findings
@@ -75,6 +77,7 @@ SVI = (
     "vesicle invasion",
     "seminal vesicle invasion [is present|is seen|]",
 )
+VESICLES = ("[with |]seminal vesicle [invasion|involvement]", "invasion of the seminal vesicles")
 NO_SVI = (
     "[the |]seminal vesicles are [unremarkable|normal|symmetric]",
     "seminal vesicles: [normal|symmetric, normal signal]",
@@ -202,6 +205,12 @@ def describe_neighbours(findings: Findings, rng: np.random.Generator) -> list[st
         sentences.append(say(NODES_AND_BONES, rng))
     rng.shuffle(sentences)
     return sentences
+
+
+def describe_contents(findings: Findings, rng: np.random.Generator, organs: Collection[str]) -> list[str]:
+    """Return a sentence for each of `rectum` and `bladder` that is among the organs."""
+    sentences = [say(RECTUM[findings.rectum], rng)] if "rectum" in organs else []
+    return sentences + ([say(BLADDER[findings.bladder], rng)] if "bladder" in organs else [])
 
 
 def describe_quality(findings: Findings, rng: np.random.Generator) -> str:

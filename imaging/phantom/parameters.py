@@ -42,6 +42,7 @@ class Acquisition:
     t2_tr_ms: float
     t2_gain: float
     t2_noise: float
+    t2_point_spread_voxels: float
     dwi_te_ms: float
     dwi_tr_ms: float
     dwi_gain: float

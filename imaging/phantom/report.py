@@ -11,6 +11,7 @@ import numpy as np
 from .background_text import describe_background, describe_normal_structures
 from .findings import Findings
 from .gland_text import (
+    VESICLES,
     describe_bph,
     describe_mimics,
     describe_neighbours,
@@ -83,7 +84,6 @@ DESCRIBED_ABOVE = (
 )
 NO_TITLE_RATE = 0.75
 TITLES = ("[MRI of the prostate|MR prostate|prostate MRI|bpMRI prostate][ without contrast|]",)
-VESICLES = ("[with |]seminal vesicle [invasion|involvement]", "invasion of the seminal vesicles")
 
 NORMAL_SUMMARY = (
     "[no suspicious lesion|no evidence of clinically significant cancer|no focal lesion suspicious for cancer], "

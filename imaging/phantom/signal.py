@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from .anatomy import TissueMaps
 from .fields import Array, Grid, centred_grid, draw_field
@@ -61,10 +62,16 @@ def _bias(rng: np.random.Generator, grid: Grid) -> Array:
     return 0.5 * field + 0.6 * (y * y - 0.33) + np.float32(rng.normal(0.0, 0.3)) * y
 
 
-def rician(rng: np.random.Generator, signal: Array, deviation: float) -> Array:
-    """Magnitude of `signal` with complex Gaussian noise of `deviation` per channel (Gudbjartsson and Patz, 1995)."""
+def rician(rng: np.random.Generator, signal: Array, deviation: float, point_spread_voxels: float = 0.0) -> Array:
+    """Magnitude of `signal` with complex Gaussian noise of `deviation` per channel (Gudbjartsson and Patz, 1995).
+
+    A point spread, in-plane full width at half maximum, blurs signal and noise alike: both pass through k-space.
+    """
     real = signal + rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(deviation)
     imaginary = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(deviation)
+    if point_spread_voxels > 0:
+        width = point_spread_voxels / (2.0 * np.sqrt(2.0 * np.log(2.0)))
+        real, imaginary = (gaussian_filter(part, (width, width, 0.0), truncate=3.0) for part in (real, imaginary))
     return np.hypot(real, imaginary)
 
 
@@ -81,7 +88,7 @@ def _acquire_t2(
     signal = _mix(maps, weights[None])[0] * bias
     if motion:
         signal = _ghost(rng, signal)
-    image = rician(rng, signal, acquisition.t2_noise)
+    image = rician(rng, signal, acquisition.t2_noise, acquisition.t2_point_spread_voxels)
     return np.rint(image * np.float32(acquisition.t2_gain))
 
 

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import AutoencoderConfig, read_settings
+from .cosine import start_as_cosine_transform
+
+FRESH_LOG_VARIANCE = -6.0
 
 
 class ResBlock(nn.Module):
@@ -60,10 +63,13 @@ class Autoencoder(AutoencoderKlMaisi):
             norm_eps=config.norm_eps,
             num_splits=1,
             save_mem=False,
+            use_convtranspose=config.transposed_upsampling,
         )
         self.config = config
         self.downsample = 2 ** (len(config.channels) - 1)
         _fuse(self)
+        # A fresh posterior as wide as its prior drowns the first signals that the decoder could learn from.
+        nn.init.constant_(self.quant_conv_log_sigma.conv.bias, FRESH_LOG_VARIANCE)
 
     def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode an image into the moments of its posterior.
@@ -95,7 +101,16 @@ def build_autoencoder(config: Mapping[str, Any]) -> Autoencoder:
     Raises:
         CardError: the table cannot be read.
     """
-    return Autoencoder(read_settings(AutoencoderConfig, config, "autoencoder"))
+    settings = read_settings(AutoencoderConfig, config, "autoencoder")
+    network = Autoencoder(settings)
+    if settings.start == "cosine":
+        weights = settings.cosine_axis_weights or (1.0,) * 3
+        start_as_cosine_transform(network.encoder, network.decoder, settings.norm_num_groups, weights)
+        for conv in (network.quant_conv_mu.conv, network.post_quant_conv.conv):
+            nn.init.dirac_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(network.quant_conv_log_sigma.conv.weight)
+    return network
 
 
 def _fuse(module: nn.Module) -> None:

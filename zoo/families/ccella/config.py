@@ -15,6 +15,7 @@ from ...errors import CardError
 
 ClassHead = Literal["each", "shared", "first", "last", "none"]
 ClassInput = Literal["predicted", "given", "none"]
+Start = Literal["random", "cosine"]
 
 Settings = TypeVar("Settings")
 
@@ -31,10 +32,25 @@ class AutoencoderConfig:
     out_channels: int = 1
     latent_channels: int = 4
     spatial_dims: int = 3
+    transposed_upsampling: bool = False
+    start: Start = "random"
+    cosine_axis_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_same_length("num_res_blocks", self.num_res_blocks, self.channels)
         check_divisible("channels", self.channels, self.norm_num_groups)
+        check_choice("start", self.start, get_args(Start))
+        if self.start == "cosine":
+            self._check_cosine()
+
+    def _check_cosine(self) -> None:
+        roomy = len(self.channels) == 3 and self.channels[0] >= 8 and self.channels[0] // self.norm_num_groups >= 4
+        if not (roomy and self.transposed_upsampling and self.in_channels == 1 and self.latent_channels <= self.channels[1]):
+            raise CardError(
+                'start = "cosine" does not fit this autoencoder.',
+                "It needs transposed_upsampling, one image channel, three levels of channels with at least four channels in "
+                "each normalisation group and eight in the first level, and no more latent channels than the second level has.",
+            )
 
 
 @dataclass(frozen=True)

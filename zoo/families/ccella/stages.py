@@ -225,8 +225,7 @@ def _given(label: int | None, logits: Tensor) -> Tensor | None:
 
 def _adapt(denoiser: CcellaDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Context T N D and class logits T K of one report at all timesteps."""
-    repeated = text[None].expand(len(t), -1, -1)
-    context, logits = denoiser.ella(repeated, None, t)
+    context, logits = denoiser.ella(text[None], None, t)
     return context, logits
 
 
@@ -243,6 +242,7 @@ def training_forward(denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping
         The prediction B C x y z and the class logits B K.
     """
     network = getattr(denoiser, "module", denoiser)
+    assert isinstance(network, CcellaDenoiser)
     class_input = None
     if network.config.class_input == "given":
         class_input = nn.functional.one_hot(batch["class_label"].clamp(min=0), 2).to(z_t) * CLASS_SCALE

@@ -48,10 +48,20 @@ class UNet(DiffusionModelUNetMaisi):
         self.config = config
         del self.top_region_index_layer
         self.pirads_layer = self._create_embedding_module(classes, 4 * config.channels[0])
-        for module in self.modules():
-            if isinstance(module, (SABlock, CrossAttentionBlock)):
-                # MONAI's constructor refuses the fused attention without CUDA; PyTorch has it on every device
-                module.use_flash_attention = True
+        self._fused_attention = False
+        self._fuse_attention(True)
+
+    def _fuse_attention(self, fused: bool) -> None:
+        """Switch every attention between PyTorch's fused kernel and MONAI's matrix products; the result is the same.
+
+        MONAI's constructor refuses the fused kernel without CUDA, but PyTorch has it on every device. Its backward
+        pass on a CPU is slower than matrix products for the few tokens of a small latent (a tenth of a training step).
+        """
+        if fused != self._fused_attention:
+            for module in self.modules():
+                if isinstance(module, SABlock | CrossAttentionBlock):
+                    module.use_flash_attention = fused
+            self._fused_attention = fused
 
     def forward(  # type: ignore[override]
         self, z: Tensor, t: Tensor, context: Tensor | None, class_input: Tensor, spacing_mm: Tensor
@@ -74,6 +84,7 @@ class UNet(DiffusionModelUNetMaisi):
         if (context is not None) != self.with_conditioning:
             have, given = ("", "none") if self.with_conditioning else ("no ", "one")
             raise ValueError(f"This U-Net has {have}cross-attention, and {given} context was given.")
+        self._fuse_attention(z.device.type != "cpu" or not torch.is_grad_enabled())
         time = self._get_time_and_class_embedding(z, t, None)
         spacing = (spacing_mm * SPACING_SCALE).to(z.dtype)
         parts = [time, self.pirads_layer(class_input.to(z.dtype)), self.spacing_layer(spacing)]
