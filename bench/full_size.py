@@ -37,9 +37,8 @@ def measure(part: str, repeats: int) -> None:
         if not torch.isfinite(out).all():
             raise SystemExit(f"The {part} gave values that are not finite.")
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(
-        f"{min(seconds):.1f} s, peak {peak_memory_gib():.1f} GiB, {parameters / 1e6:.1f} M parameters, output {list(out.shape)}"
-    )
+    memory, millions = peak_memory_gib(), parameters / 1e6
+    print(f"{min(seconds):.1f} s, peak {memory:.1f} GiB, {millions:.1f} M parameters, output {list(out.shape)}")
 
 
 def main() -> None:

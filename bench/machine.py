@@ -21,7 +21,8 @@ def describe_machine() -> str:
     except (OSError, StopIteration):
         memory = "memory unknown"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{processor}, {cores} cores, {memory}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{processor}, {cores} cores, {memory}, {system}"
 
 
 def peak_memory_gib(children: bool = False) -> float:

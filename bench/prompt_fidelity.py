@@ -1,7 +1,7 @@
 """Prompt fidelity over unseen phantom reports: does the generated exam show what the report says?
 
-Makes the phantoms of 200 reports that no training has seen, samples an exam for each report with the model, and reads both with the
-same reader. The phantoms' figures are the ceiling. Also prints the class head's AUC.
+Makes the phantoms of 200 reports that no training has seen, samples an exam for each report with the model, and reads
+both with the same reader. The phantoms' figures are the ceiling. Also prints the class head's AUC.
 
     python bench/prompt_fidelity.py --training data/phantom
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from machine import report
-from reader import load_or_train_reader, segment, truth_of
+from reader import load_or_train_reader, look, truth_of
 from sklearn.metrics import roc_auc_score
 
 from ccella.imaging.exams import find_exams, load_exam
-from ccella.metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
+from ccella.metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings
 from ccella.zoo.card import Card
 from ccella.zoo.record import group_items, read_manifest
 from ccella.zoo.registry import find_card
@@ -39,17 +39,14 @@ def read_folder(folder: Path, card: Card, reader: object) -> dict[str, Reading]:
     assert spec.spacing_mm is not None
     readings = {}
     for exam in find_exams(folder, [channel.name for channel in spec.channels]):
-        prepared = load_exam(exam, spec)
-        probabilities = segment(reader, prepared.array)
-        readings[exam.id] = read_exam(probabilities, prepared.array[2], spec.spacing_mm)
+        readings[exam.id] = look(reader, load_exam(exam, spec).array, spec.spacing_mm)
     return readings
 
 
 def write_prompts(phantoms: Path, path: Path) -> None:
     """The reports of a phantom folder as a prompt manifest."""
-    lines = []
-    for file in sorted((phantoms / "reports").glob("*.txt")):
-        lines.append(json.dumps({"id": file.stem, "prompt": file.read_text()}))
+    files = sorted((phantoms / "reports").glob("*.txt"))
+    lines = [json.dumps({"id": file.stem, "prompt": file.read_text()}) for file in files]
     path.write_text("\n".join(lines) + "\n")
 
 

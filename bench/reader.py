@@ -1,6 +1,6 @@
-"""The reader for prompt fidelity: a small segmentation network trained on phantoms with known truth, never on generated images."""
+"""The reader for prompt fidelity: a small segmentation network that has seen phantoms only, no generated image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,28 @@ from ccella.imaging.exams import find_exams, load_exam
 from ccella.imaging.files import read_volume
 from ccella.imaging.phantom.findings import Findings
 from ccella.imaging.spec import ImageSpec
+from ccella.metrics.prompt_fidelity import Reading, read_exam
 
 STEPS = 900
 BATCH = 4
+# The reader looks at pairs of pixels: voxels of 3 mm along each axis are enough for lesions of 7 mm and more, at a
+# quarter of the work.
+POOL = 2
 # Background is most of a volume; lesions are the question.
 CLASS_WEIGHTS = (0.2, 1.0, 1.0, 3.0, 3.0)
 
 
 def build_reader() -> nn.Module:
-    """Three sequences B 3 X Y Z in 0..1 to five class scores; about 0.3 M parameters."""
+    """Three pooled sequences B 3 x y z in 0..1 to five class scores; about 0.3 M parameters."""
     return UNet(
         spatial_dims=3, in_channels=3, out_channels=5, channels=(16, 32, 48, 64), strides=(2, 2, 2), num_res_units=1,
         norm=("group", {"num_groups": 8}),
     )  # fmt: skip
+
+
+def pool(image: Tensor) -> Tensor:
+    """Means of POOL x POOL pixels in each axial slice, C x y z."""
+    return nn.functional.avg_pool3d(image, (POOL, POOL, 1))
 
 
 def truth_labels(anatomy: np.ndarray, lesions: np.ndarray, findings: Findings) -> np.ndarray:
@@ -43,11 +52,12 @@ def load_training_exams(folder: Path, spec: ImageSpec, count: int) -> tuple[Tens
 
     images, labels = [], []
     for exam in find_exams(folder, [channel.name for channel in spec.channels])[:count]:
-        images.append(torch.from_numpy(load_exam(exam, spec).array).half())
+        images.append(pool(torch.from_numpy(load_exam(exam, spec).array)).half())
         anatomy = read_volume(folder / "masks" / f"{exam.id}_anatomy.nii.gz").data
         lesions = read_volume(folder / "masks" / f"{exam.id}_lesions.nii.gz").data
         findings = Findings.from_dict(json.loads((folder / "findings" / f"{exam.id}.json").read_text()))
-        labels.append(torch.from_numpy(truth_labels(anatomy, lesions, findings)).to(torch.uint8))
+        truth = truth_labels(anatomy, lesions, findings)[POOL // 2 :: POOL, POOL // 2 :: POOL]
+        labels.append(torch.from_numpy(truth).to(torch.uint8))
     return torch.stack(images), torch.stack(labels)
 
 
@@ -98,9 +108,11 @@ def load_or_train_reader(path: Path, folder: Path, spec: ImageSpec, count: int) 
 
 
 @torch.no_grad()
-def segment(network: nn.Module, image: np.ndarray) -> np.ndarray:
-    """Class probabilities [5, x, y, z] of one exam [3, x, y, z] in 0..1."""
-    return network(torch.from_numpy(image)[None].float()).softmax(1)[0].numpy()
+def look(network: nn.Module, image: np.ndarray, spacing_mm: Sequence[float]) -> Reading:
+    """The reading of one exam [3, x, y, z] in 0..1 with ADC as its last sequence."""
+    pooled = pool(torch.from_numpy(image).float())
+    probabilities = network(pooled[None]).softmax(1)[0].numpy()
+    return read_exam(probabilities, pooled[2].numpy(), (spacing_mm[0] * POOL, spacing_mm[1] * POOL, spacing_mm[2]))
 
 
 def truth_of(findings: Mapping[str, object]) -> "tuple[bool, str | None, str | None, float | None]":

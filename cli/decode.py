@@ -68,7 +68,7 @@ def command(
         out, command="decode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say
     ) as run:
         autoencoder = chosen.load(card, "autoencoder")
-        with Progress("decoding", "latents") as progress:
-            count = ItemCount(progress, len(records) if isinstance(records, Sized) else None)
-            made = decode(records, card, autoencoder=autoencoder, run=run, runtime=chosen, on_item=count.finish)
-            print_records(made, as_json=as_json)
+        progress = Progress("decoding", "latents")
+        count = ItemCount(progress, len(records) if isinstance(records, Sized) else None)
+        made = decode(records, card, autoencoder=autoencoder, run=run, runtime=chosen, on_item=count.finish)
+        print_records(made, progress, as_json=as_json)

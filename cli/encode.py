@@ -67,10 +67,10 @@ def command(
     ) as run:
         autoencoder = chosen.load(card, "autoencoder")
         text_encoder = load_text_encoder(card, device=str(chosen.device))
-        with Progress("encoding", "exams") as progress:
-            count = ItemCount(progress, len(found) if isinstance(found, Sized) else None)
-            records = encode(
-                found, card, autoencoder=autoencoder, text_encoder=text_encoder, run=run, runtime=chosen,
-                on_item=count.finish,
-            )  # fmt: skip
-            print_records(records, as_json=as_json)
+        progress = Progress("encoding", "exams")
+        count = ItemCount(progress, len(found) if isinstance(found, Sized) else None)
+        records = encode(
+            found, card, autoencoder=autoencoder, text_encoder=text_encoder, run=run, runtime=chosen,
+            on_item=count.finish,
+        )  # fmt: skip
+        print_records(records, progress, as_json=as_json)

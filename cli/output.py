@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 
 from ..zoo.record import Record
+from .progress import Progress
 
 
 class Output:
@@ -63,14 +65,17 @@ def write_line(text: str) -> None:
     sys.stdout.flush()
 
 
-def print_records(records: Iterable[Record], *, as_json: bool) -> None:
+def print_records(records: Iterable[Record], progress: Progress, *, as_json: bool) -> None:
     """Consumes a stage and prints what it made.
 
     Args:
         records: The stage's records; those of one item follow one another.
+        progress: Shown meanwhile; gone when the table is printed.
         as_json: One JSON record per artefact; else one row per item, as soon as the item is whole.
     """
-    with Output("id", "made", "seed", "p(class 1)", "folder", as_json=as_json) as output:
+    # A bar and lines of results would overwrite each other on one terminal: there progress is plain lines too.
+    shown = nullcontext() if as_json and sys.stdout.isatty() else progress
+    with Output("id", "made", "seed", "p(class 1)", "folder", as_json=as_json) as output, shown:
         item: list[Record] = []
         try:
             for record in records:

@@ -58,13 +58,13 @@ def command(
     if dry_run:
         _print_plan(count, out, seed, start, int(institution), as_json)
         return
-    with Progress("phantoms", "exams") as progress:
-        exams = write_phantoms(
-            out, count, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
-            start=start, workers=workers,
-        )  # fmt: skip
-        followed = progress.follow(exams, count)
-        print_records((record for exam in followed for record in _make_records(exam)), as_json=as_json)
+    progress = Progress("phantoms", "exams")
+    exams = write_phantoms(
+        out, count, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
+        start=start, workers=workers,
+    )  # fmt: skip
+    followed = progress.follow(exams, count)
+    print_records((record for exam in followed for record in _make_records(exam)), progress, as_json=as_json)
 
 
 def _print_plan(count: int, out: Path, seed: int, start: int, institution: int, as_json: bool) -> None:

@@ -120,4 +120,6 @@ def _make_bar(stream: TextIO, unit: str) -> "Bar":
         TimeRemainingColumn(),
         console=Console(file=stream),
         transient=True,
+        # Results go to the pipe, not to the console of the bar.
+        redirect_stdout=False,
     )

@@ -212,13 +212,13 @@ def _run(
         text_encoder = load_text_encoder(card, device=str(runtime.device))
         denoiser = runtime.load(card, "denoiser")
         autoencoder = None if settings.latents_only else runtime.load(card, "autoencoder")
-        with Progress("sampling", "exams") as progress:
-            count = ItemCount(progress, len(items))
-            records = sample(
-                items, card, text_encoder=text_encoder, denoiser=denoiser, autoencoder=autoencoder, run=run,
-                runtime=runtime, settings=settings, warn=say, on_item=count.finish, on_step=count.advance,
-            )  # fmt: skip
-            print_records(records, as_json=as_json)
+        progress = Progress("sampling", "exams")
+        count = ItemCount(progress, len(items))
+        records = sample(
+            items, card, text_encoder=text_encoder, denoiser=denoiser, autoencoder=autoencoder, run=run,
+            runtime=runtime, settings=settings, warn=say, on_item=count.finish, on_step=count.advance,
+        )  # fmt: skip
+        print_records(records, progress, as_json=as_json)
     preview = run.named("preview.png")
     if preview.exists() and not settings.latents_only:
         say(f"Preview: {preview}")

@@ -22,8 +22,8 @@ def _read_umask() -> int:
     return mask
 
 
-# Some libraries write files that only their owner may read; what is shared follows the user's own umask. It can be read only by
-# setting it, so this is done once, before any thread could notice.
+# Some libraries write files that only their owner may read; what is shared follows the user's own umask. It can be
+# read only by setting it, so this is done once, before any thread could notice.
 _UMASK = _read_umask()
 
 

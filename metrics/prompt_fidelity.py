@@ -1,8 +1,8 @@
 """Does a prostate exam show what its report says? Readings of volumes, and how they agree with the findings.
 
-The reader is a small segmentation network that has seen phantoms with known truth and no generated image. It labels each voxel as
-background, peripheral zone, transition zone, or lesion in either zone; everything below is arithmetic on its probabilities. The same
-reader on the phantoms themselves is the ceiling that generated exams are compared with.
+The reader is a small segmentation network that has seen phantoms with known truth and no generated image. It labels
+each voxel as background, peripheral zone, transition zone, or lesion in either zone; everything below is arithmetic on
+its probabilities. The same reader on the phantoms themselves is the ceiling that generated exams are compared with.
 """
 
 from collections.abc import Sequence

@@ -61,7 +61,7 @@ def choose_settings(
 ) -> SampleSettings:
     """Fills what the user left open from the card.
 
-    The card's own timestep table serves its own number of steps; another number takes the trailing table.
+    The card's own timestep table serves its own number of steps; another number takes the quadratic table.
 
     Args:
         card: The model.
@@ -101,7 +101,7 @@ def choose_settings(
         elif default.timesteps is not None and count == default.steps:
             table = default.timesteps
         else:
-            table = timestep_table(train, count)
+            table = timestep_table(train, count, "quadratic")
     except ValueError as error:
         raise InputError(str(error), "Change the sampler's options.") from error
     return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)

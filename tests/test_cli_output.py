@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from ccella.cli.output import Output, print_records
+from ccella.cli.progress import Progress
 from ccella.zoo.record import Record
+
+
+def silent() -> Progress:
+    return Progress("making", "items", stream=io.StringIO())
 
 
 class Terminal(io.StringIO):
@@ -27,7 +32,7 @@ RECORDS = [
 
 
 def test_json_is_one_record_per_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_records(RECORDS, as_json=True)
+    print_records(RECORDS, silent(), as_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [record.to_json() for record in RECORDS]
     assert lines[0]["path"] == "out/a/a_t2w.nii.gz"
@@ -38,12 +43,12 @@ def test_json_lines_are_flushed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> N
     flushed = []
     monkeypatch.setattr(stream, "flush", lambda: flushed.append(stream.getvalue().count("\n")))
     monkeypatch.setattr("sys.stdout", stream)
-    print_records(RECORDS, as_json=True)
+    print_records(RECORDS, silent(), as_json=True)
     assert flushed == [1, 2, 3]
 
 
 def test_rows_are_one_per_item_with_tabs(capsys: pytest.CaptureFixture[str]) -> None:
-    print_records(RECORDS, as_json=False)
+    print_records(RECORDS, silent(), as_json=False)
     assert capsys.readouterr().out == "a\tt2w adc\t0\t0.250\tout/a\nb\tt2w\t3\t0.750\tout/b\n"
 
 
@@ -55,7 +60,7 @@ def test_a_row_comes_as_soon_as_its_item_is_whole(capsys: pytest.CaptureFixture[
         yield Record("b", "latent", Path("out/b/b_latent.safetensors"), {"channels": ["t2w", "adc"]})
         assert capsys.readouterr().out == "b\tlatent\t\t\tout/b\n"
 
-    print_records(watch(), as_json=False)
+    print_records(watch(), silent(), as_json=False)
 
 
 def test_a_terminal_gets_a_table_even_when_the_stage_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +74,7 @@ def test_a_terminal_gets_a_table_even_when_the_stage_fails(monkeypatch: pytest.M
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
-        print_records(fail_after_one(), as_json=False)
+        print_records(fail_after_one(), silent(), as_json=False)
     lines = stream.getvalue().splitlines()
     assert lines[0].split() == ["id", "made", "seed", "p(class", "1)", "folder"]
     assert lines[1].split() == ["a", "t2w", "0", "0.250", "out/a"]

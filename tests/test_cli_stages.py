@@ -1,6 +1,7 @@
 """`sample`, `encode`, `decode`, `train` and `phantom`, from the command line to files, with a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,31 @@ def test_phantoms_are_exams_that_encode_finds(workplace: Path, capsys: pytest.Ca
     assert "phantoms: 1 of 1 exams" in err
     assert run(["encode", "exams", "-o", "latents", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("phantom1-00005_s3\t")
+
+
+def test_results_go_to_the_pipe_while_a_bar_is_on_the_terminal(workplace: Path) -> None:
+    controller, terminal = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "ccella.cli.main",
+        "phantom",
+        "-n",
+        "1",
+        "--shape",
+        "16,16,8",
+        "--spacing",
+        "6,6,12",
+    ]
+    with subprocess.Popen(
+        [*command, "-o", "x", "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True
+    ) as process:
+        os.close(terminal)
+        assert process.stdout is not None
+        out = process.stdout.read()
+        shown = os.read(controller, 100_000).decode()
+    os.close(controller)
+    assert process.returncode == 0
+    assert [record["channel"] for record in lines(out)] == ["t2w", "hbv", "adc"]
+    assert "phantoms" in shown
+    assert "ccella.record" not in shown

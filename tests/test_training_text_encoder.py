@@ -9,8 +9,9 @@ import torch
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.phantom.findings import draw_findings
-from ccella.training.text_batches import HELD_OUT_START, draw_reading, draw_report, iterate_batches
-from ccella.training.text_encoder import EncoderShape, learning_rate_at, pool_tokens, pretrain_text_encoder, thin_mask
+from ccella.training.text_batches import HELD_OUT_START, draw_brief, draw_reading, draw_report, iterate_batches
+from ccella.training.text_encoder import learning_rate_at, pretrain_text_encoder
+from ccella.training.text_networks import EncoderShape, pool_tokens, thin_mask
 from ccella.training.text_targets import HEADS, REGIONS, findings_targets, heads_figures, heads_loss, stack_targets
 from ccella.training.text_tokenizer import train_tokenizer
 
@@ -91,7 +92,7 @@ def test_a_resumed_run_equals_an_unbroken_one(trained, tmp_path):
 
 def test_training_learns(tmp_path):
     losses = []
-    summary = pretrain(tmp_path, steps=100, batch_size=8, learning_rate=5e-3, log=losses.append)
+    summary = pretrain(tmp_path, steps=52, batch_size=8, learning_rate=5e-3, log=losses.append)
     values = [float(line.split("loss ")[1].split(",")[0]) for line in losses if "loss" in line]
     assert values[-1] < values[0]
     assert summary["figures"]["lesion_auc"] > 0.8
@@ -132,7 +133,7 @@ def test_targets_restate_the_findings():
 
 
 def test_brief_texts_leave_out_only_what_they_say_they_do():
-    briefs = [draw_reading(0, index) for index in range(4, 400) if index // 4 % 2]
+    briefs = [draw_brief(0, index) for index in range(200)]
     assert np.mean([len(reading.text.split()) for reading in briefs]) < 60
     for reading in briefs:
         low = reading.text.lower()

@@ -65,7 +65,8 @@ def test_every_image_keeps_its_brightness():
 
 
 @pytest.mark.parametrize(
-    "change", [{"transposed_upsampling": False}, {"channels": [4, 32, 64]}, {"latent_channels": 40}, {"norm_num_groups": 8}]
+    "change",
+    [{"transposed_upsampling": False}, {"channels": [4, 32, 64]}, {"latent_channels": 40}, {"norm_num_groups": 8}],
 )
 def test_what_does_not_fit_is_refused(change):
     with pytest.raises(CardError):

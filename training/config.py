@@ -154,6 +154,7 @@ class DenoiserTraining(LoopTraining):
     channel_weights: tuple[float, ...] = _option((), above=0)
     ram_limit_gb: float = _option(4.0, minimum=0)
 
+
 Options = TypeVar("Options", bound=LoopTraining)
 
 

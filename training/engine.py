@@ -76,6 +76,7 @@ class Engine:
             lr=options.learning_rate,
             betas=(options.beta1, options.beta2),
             weight_decay=options.weight_decay,
+            fused=True,
         )
         self.objective, self.optimizer = self.accelerator.prepare(task.objective, optimizer)
         self.average = WeightAverage(task.objective, options.ema_decay)

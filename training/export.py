@@ -18,7 +18,6 @@ from .config import LoopTraining, plain_options
 from .randomness import NETWORK, derive_seed, scoped_seed
 from .task import Progress
 
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -8,7 +8,7 @@ linearly is within the denoiser's reach from the first step. The heads are throw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,81 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..imaging.atomic import write_bytes, write_json
+from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
 from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
 from .text_batches import HELD_OUT_START, TextBatch, collate_readings, draw_report, encode_readings, iterate_batches
+from .text_networks import EncoderShape, build_encoder, build_optimizers, pool_tokens, save_encoder, thin_mask
 from .text_targets import FindingHeads, heads_figures, heads_loss, stack_targets
 from .text_tokenizer import save_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import T5EncoderModel
 
 WARMUP_STEPS = 100
-
-
-@dataclass(frozen=True)
-class EncoderShape:
-    """Size of the encoder and its tokenizer."""
-
-    width: int = 128
-    head_width: int = 32
-    heads: int = 4
-    hidden: int = 256
-    layers: int = 2
-    vocabulary: int = 1536
-    window: int = 512
-
-
-def build_encoder(shape: EncoderShape, seed: int) -> T5EncoderModel:
-    """Return an untrained T5 encoder (gated GELU, no dropout) whose weights depend on the seed alone."""
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
-        vocab_size=shape.vocabulary,
-        d_model=shape.width,
-        d_kv=shape.head_width,
-        num_heads=shape.heads,
-        d_ff=shape.hidden,
-        num_layers=shape.layers,
-        feed_forward_proj="gated-gelu_pytorch_tanh",  # the same function as T5's "gelu_new", in one kernel
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        use_cache=False,
-        is_encoder_decoder=False,
-    )
-    with scoped_seed(derive_seed(seed, NETWORK)):
-        return T5EncoderModel(config)
-
-
-def save_encoder(encoder: T5EncoderModel, folder: Path) -> None:
-    """Write config.json and model.safetensors (float32) as `T5EncoderModel.from_pretrained` reads them."""
-    from safetensors.torch import save
-
-    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": "float32"}
-    weights = {name: parameter.detach().contiguous() for name, parameter in encoder.named_parameters()}
-    write_json(folder / "config.json", config)
-    write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-
-
-def pool_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean [B, W] of the tokens [B, L, W] where the mask [B, L] is true."""
-    weights = mask.to(tokens.dtype)[:, :, None]
-    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def thin_mask(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Drop a random share (0 to 70 %, per item) of the tokens from the mask [B, L], never all of them.
-
-    A mean over any part of the tokens has to tell the findings, so that they spread over all tokens.
-    """
-    keep = 0.3 + 0.7 * torch.rand(mask.shape[0], 1, generator=generator)
-    thinned = mask & (torch.rand(mask.shape, generator=generator) < keep)
-    thinned[:, 0] |= ~thinned.any(1)
-    return thinned
 
 
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
@@ -120,7 +58,7 @@ def evaluate_encoder(
 def pretrain_text_encoder(
     out: Path,
     *,
-    steps: int = 2400,
+    steps: int = 2000,
     batch_size: int = 24,
     seed: int = 0,
     learning_rate: float = 3e-3,
@@ -138,7 +76,7 @@ def pretrain_text_encoder(
         steps: Optimiser steps.
         batch_size: Reports per step.
         seed: Seed of weights and reports.
-        learning_rate: Peak rate of AdamW.
+        learning_rate: Peak rate of both optimizers.
         log: Receives one line now and then.
         checkpoint_every: Steps between checkpoints.
         resume: Go on from the checkpoint when there is one; the result equals that of an unbroken run.
@@ -178,7 +116,7 @@ class _Run:
         with scoped_seed(derive_seed(self.seed, NETWORK, 1)):
             self.heads = FindingHeads(shape.width)
         self.networks = nn.ModuleDict({"encoder": self.encoder, "heads": self.heads})
-        self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=recipe["learning_rate"], betas=(0.9, 0.98))
+        self.optimizers = build_optimizers(self.networks, recipe["learning_rate"])
         self.step = 0
         self.seconds = 0.0
 
@@ -211,7 +149,8 @@ class _Run:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
-        restore_optimizer(self.optimizer, parameters, checkpoint.tensors("optimizer"))
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, parameters, checkpoint.tensors(name))
         self.step, self.seconds = checkpoint.step, state["seconds"]
 
     def save(self) -> None:
@@ -220,10 +159,9 @@ class _Run:
         # Parameters, not the state dict: T5 lists its tied embedding there twice.
         parameters = dict(self.networks.named_parameters())
         state = {"recipe": self.recipe, "seconds": self.seconds, "tokenizer": self.tokenizer.to_str()}
-        groups: dict[str, Mapping[str, Tensor]] = {
-            "networks": parameters,
-            "optimizer": optimizer_tensors(self.optimizer, names),
-        }
+        groups: dict[str, Mapping[str, Tensor]] = {"networks": parameters}
+        for name, optimizer in self.optimizers.items():
+            groups[name] = optimizer_tensors(optimizer, names)
         save_checkpoint(self.checkpoints, self.step, groups, state, keep=1)
 
     def train(self, checkpoint_every: int) -> None:
@@ -247,8 +185,9 @@ class _Run:
     def take_step(self, batch: TextBatch) -> float:
         """Take one optimizer step and return its loss."""
         rate = learning_rate_at(self.step, self.recipe["steps"], self.recipe["learning_rate"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         self.encoder.train()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, TRAINING, self.step))
         tokens = self.encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
@@ -256,10 +195,11 @@ class _Run:
         findings = [reading.findings for reading in batch.readings]
         targets = stack_targets(findings, [reading.unstated for reading in batch.readings])
         loss = heads_loss(self.heads(pooled), targets)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.networks.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return float(loss.detach())
 
     def finish(self, held_out: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Cards: what a model is, as data. A card is a TOML file; nothing here imports torch."""
 
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ class LatentSpec:
         channels: Channels of one latent, all image channels together.
         channels_per_image_channel: Latent channels that belong to one image channel.
         downsample: Voxels per latent voxel along each axis.
-        scale: One factor per image channel that brings the training latents to unit standard deviation; None until trained.
+        scale: One factor per image channel that brings the training latents to unit standard deviation; None until
+            trained.
     """
 
     channels: int
@@ -56,7 +58,7 @@ class SamplerDefaults:
         steps: Number of network evaluations.
         guidance_scale: Classifier-free guidance; 1.0 is none.
         eta: Share of ancestral noise in DDIM, 0 to 1.
-        timesteps: The timestep table for `steps`, descending; None means the trailing table computed from `steps`.
+        timesteps: The timestep table for `steps`, descending; None means the quadratic table of `steps`.
     """
 
     name: str
@@ -254,7 +256,7 @@ def _sampler(table: Table, train_timesteps: int) -> SamplerDefaults:
     steps = table.integer("steps", minimum=1)
     timesteps = table.integers("timesteps") if "timesteps" in table.data else None
     if timesteps is not None:
-        descending = all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
+        descending = all(a > b for a, b in itertools.pairwise(timesteps))
         if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
             raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
     return SamplerDefaults(

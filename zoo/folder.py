@@ -1,7 +1,6 @@
 """Writing a model folder: card.toml, one safetensors file per part, the text encoder's folder."""
 
 import copy
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,16 +18,16 @@ def write_model_folder(
     out: Path,
     card: Card,
     *,
-    parts: "Mapping[str, Mapping[str, Tensor]]" = {},
+    parts: "Mapping[str, Mapping[str, Tensor]] | None" = None,
     copy_parts: Sequence[str] = (),
     text_encoder: Path | None = None,
     updates: Mapping[str, Any] = {},
 ) -> Card:
     """Writes a model folder derived from a card.
 
-    Each file appears under its name only when whole, and card.toml comes last: a killed run leaves the former card or none.
-    Parts of the card that are neither given nor copied are listed without files, as still to be trained; parts already in `out`
-    from an earlier call are kept.
+    Each file appears under its name only when whole, and card.toml comes last: a killed run leaves the former card or
+    none. Parts of the card that are neither given nor copied are listed without files, as still to be trained; parts
+    already in `out` from an earlier call are kept.
 
     Args:
         out: The folder; created if need be.
@@ -43,6 +42,8 @@ def write_model_folder(
     """
     from safetensors.torch import save_file
 
+    if parts is None:
+        parts = {}
     out.mkdir(parents=True, exist_ok=True)
     document = _merge(copy.deepcopy(dict(card.document)), updates)
     kept = read_card(out / "card.toml").document["parts"] if (out / "card.toml").is_file() else {}
@@ -83,7 +84,7 @@ def part_sources(card: Card, name: str) -> list[tuple[Path, str]]:
 
 def _copy(source: Path, out: Path, target: str) -> dict[str, Any]:
     destination = out / target
-    if not (destination.exists() and os.path.samefile(source, destination)):
+    if not (destination.exists() and source.samefile(destination)):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(destination) as temporary:
             shutil.copyfile(source, temporary)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .families.ccella.text import TextEncoder
 
-# Hashing 40 GB at every start would take minutes; files up to this size are hashed each time, larger ones by size alone.
+# Hashing 40 GB at every start would take minutes; files up to this size are hashed each time, larger ones by size
+# alone.
 HASH_LIMIT_BYTES = 256 * 2**20
 
 

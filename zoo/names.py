@@ -1,4 +1,4 @@
-"""The name grammar of models: `family`, `family/variant` or a directory, with `@revision` where weights come from the Hub."""
+"""Names of models: `family`, `family/variant` or a directory, with `@revision` where weights come from the Hub."""
 
 import re
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ def parse_model_name(text: str, known: set[str]) -> ModelName:
     """Reads a model's name.
 
     Args:
-        text: What the user wrote. A directory is written with a leading `.`, `/` or `~`, or ends in `/`; a bare name is an id.
+        text: What the user wrote. A directory is written with a leading `.`, `/` or `~`, or ends in `/`; a bare name
+            is an id.
         known: The ids the zoo has.
 
     Raises:

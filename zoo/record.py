@@ -1,8 +1,8 @@
-"""A record: one artefact and what is known of it. Its JSON is the sidecar, the manifest's line and the line of `--json`.
+"""A record: one artefact and what is known of it. Its JSON is the sidecar, the manifest's line, the line of `--json`.
 
-Keys every record has: `schema`, `kind`, `id`, `path`. `path` is relative to the manifest's or sidecar's own run folder on disk, and
-openable from the working directory on standard output. A volume also has `channel` and `channels` (all the channels of its exam), so
-that a reader of a stream knows when an exam is complete.
+Keys every record has: `schema`, `kind`, `id`, `path`. `path` is relative to the run folder on disk, and can be opened
+from the working directory on standard output. A volume also has `channel` and `channels` (all the channels of its
+exam), so that a reader of a stream knows when an exam is complete.
 """
 
 import itertools

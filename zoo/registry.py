@@ -1,6 +1,7 @@
 """The models at hand: the cards that ship with the package, and model folders on disk."""
 
 import difflib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def list_cards() -> list[Card]:
     """
     paths = [*_ROOM.glob("cards/*.toml"), *_ROOM.glob("bundled/*/card.toml")]
     cards = sorted((read_card(path) for path in paths), key=lambda card: card.id)
-    for first, second in zip(cards, cards[1:], strict=False):
+    for first, second in itertools.pairwise(cards):
         if first.id == second.id:
             raise CardError(f"Two cards have the id {first.id!r}.", "Give each card an id of its own.")
     return cards
@@ -30,7 +31,8 @@ def find_card(name: str) -> Card:
     """The card that a model's name means.
 
     Args:
-        name: `family`, `family/variant`, or a directory; `@revision` replaces the revision of every Hub file of the card.
+        name: `family`, `family/variant`, or a directory; `@revision` replaces the revision of every Hub file of the
+            card.
 
     Raises:
         UnknownModelError: No such model; the remedy names the nearest one.

@@ -1,4 +1,4 @@
-"""CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out (latent diffusion with a language adapter)."""
+"""CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .parts import build
 from .stages import (

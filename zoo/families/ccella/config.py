@@ -45,11 +45,13 @@ class AutoencoderConfig:
 
     def _check_cosine(self) -> None:
         roomy = len(self.channels) == 3 and self.channels[0] >= 8 and self.channels[0] // self.norm_num_groups >= 4
-        if not (roomy and self.transposed_upsampling and self.in_channels == 1 and self.latent_channels <= self.channels[1]):
+        if not (
+            roomy and self.transposed_upsampling and self.in_channels == 1 and self.latent_channels <= self.channels[1]
+        ):
             raise CardError(
                 'start = "cosine" does not fit this autoencoder.',
-                "It needs transposed_upsampling, one image channel, three levels of channels with at least four channels in "
-                "each normalisation group and eight in the first level, and no more latent channels than the second level has.",
+                "It needs transposed_upsampling, one image channel, three levels, eight channels or more in the first, "
+                "four or more in each normalisation group, and no more latent channels than the second level has.",
             )
 
 

@@ -1,12 +1,14 @@
 """Fresh autoencoders that begin as a block cosine transform instead of as noise.
 
-A convolutional autoencoder with random weights needs thousands of steps before it copies a voxel. This one starts as a linear codec: the
-encoder gathers blocks of voxels, keeps their lowest cosine coefficients (the transform of JPEG, in 3-D: Ahmed, Natarajan and Rao 1974,
-"Discrete cosine transform") as latent channels, and the decoder spreads them again. Residual branches start at zero, so training begins
-at the codec's quality and adds what a linear codec cannot do.
+A convolutional autoencoder with random weights needs thousands of steps before it copies a voxel. This one starts as
+a linear codec: the encoder gathers blocks of voxels and keeps their lowest cosine coefficients as latent channels,
+and the decoder spreads them again (the transform of JPEG, in 3-D: Ahmed, Natarajan and Rao 1974, "Discrete cosine
+transform"). Residual branches start at zero, so training begins at the codec's quality and adds what a linear codec
+cannot do.
 
-Group normalisation is the one layer in the way: it would erase each image's brightness. Channels that carry nothing else hold large
-constants, which make the statistics nearly the same for every image, and the following convolution subtracts them again.
+Group normalisation is the one layer in the way: it would erase each image's brightness. Channels that carry nothing
+else hold large constants, which make the statistics nearly the same for every image, and the following convolution
+subtracts them again.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def cosine_basis(count: int, axis_weights: Sequence[float]) -> tuple[Tensor, Ten
         Basis [count, 4, 4, 4], and gain [count]: what brings coefficients of natural images to similar sizes.
     """
     line = torch.tensor(
-        [[math.cos(math.pi * (2 * n + 1) * f / (2 * BLOCK)) for n in range(BLOCK)] for f in range(BLOCK)], dtype=torch.float64
+        [[math.cos(math.pi * (2 * n + 1) * f / (2 * BLOCK)) for n in range(BLOCK)] for f in range(BLOCK)],
+        dtype=torch.float64,
     )
     line = line / line.norm(dim=1, keepdim=True)
     frequencies = sorted(
@@ -48,7 +51,9 @@ def cosine_basis(count: int, axis_weights: Sequence[float]) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def start_as_cosine_transform(encoder: nn.Module, decoder: nn.Module, groups: int, axis_weights: Sequence[float]) -> None:
+def start_as_cosine_transform(
+    encoder: nn.Module, decoder: nn.Module, groups: int, axis_weights: Sequence[float]
+) -> None:
     """Sets the weights of an encoder and a decoder with two halvings and transposed upsampling.
 
     Args:

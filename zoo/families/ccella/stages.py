@@ -52,8 +52,8 @@ def encode_image(card: Card, autoencoder: nn.Module, x: Tensor) -> tuple[Tensor,
 def decode_latent(card: Card, autoencoder: nn.Module, z: Tensor) -> Tensor:
     """Images of latents in the autoencoder's own units.
 
-    Each sequence of each item is decoded on its own, so that memory does not grow with the batch and an item's result does not
-    depend on its neighbours.
+    Each sequence of each item is decoded on its own, so that memory does not grow with the batch and an item's result
+    does not depend on its neighbours.
 
     Args:
         card: The model.
@@ -170,7 +170,8 @@ def prepare(
 ) -> Plan:
     """Runs the adapter for all timesteps of each item, before the sampling loop.
 
-    The adapter depends on the report and the timestep alone (Grabke et al., CCELLA), so nothing of it belongs in the loop.
+    The adapter depends on the report and the timestep alone (Grabke et al., CCELLA), so nothing of it belongs in the
+    loop.
 
     Args:
         card: The model.
