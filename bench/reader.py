@@ -27,7 +27,7 @@ def build_reader() -> nn.Module:
     """Three pooled sequences B 3 x y z in 0..1 to five class scores; about 0.3 M parameters."""
     return UNet(
         spatial_dims=3, in_channels=3, out_channels=5, channels=(16, 32, 48, 64), strides=(2, 2, 2), num_res_units=1,
-        norm=("group", {"num_groups": 8}),
+        norm=("instance", {"affine": True}),
     )  # fmt: skip
 
 

@@ -72,3 +72,4 @@ def command(
         count = ItemCount(progress, len(records) if isinstance(records, Sized) else None)
         made = decode(records, card, autoencoder=autoencoder, run=run, runtime=chosen, on_item=count.finish)
         print_records(made, progress, as_json=as_json)
+    say(f"Preview: {run.named('preview.png')}")

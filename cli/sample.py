@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..pipeline.sampler_settings import SampleSettings
 
 # What a sidecar decides, and therefore cannot be given beside --from.
-DECIDED = ("prompt", "seeds", "label", "spacing_mm", "steps", "sampler", "guidance_scale")
+DECIDED = ("prompt", "seeds", "label", "spacing_mm", "steps", "sampler", "guidance_scale", "runtime", "precision")
 
 
 @click.command()
@@ -101,10 +101,7 @@ def command(
     from ..pipeline.sampler_settings import choose_settings
 
     if sidecar is not None:
-        for name in DECIDED:
-            if context.params[name] is not None:
-                option = next(each for each in context.command.params if each.name == name).opts[0]
-                raise click.UsageError(f"{option} cannot be given beside --from: the sidecar decides it.", ctx=context)
+        _refuse_decided(context)
         items, card, settings, runtime, precision = _repeat(sidecar, model, batch_size, latents_only)
     else:
         items = _read(prompt, context)
@@ -144,6 +141,14 @@ def _read(prompt: str | None, context: click.Context) -> "list[PromptItem]":
             "Give the path of a report; for the words themselves: echo '...' | ccella sample --prompt - -o DIR",
         )
     return read_prompts(prompt)
+
+
+def _refuse_decided(context: click.Context) -> None:
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and option.name in DECIDED:
+            message = f"{option.opts[0]} cannot be given beside --from: the sidecar decides it."
+            raise click.UsageError(message, ctx=context)
 
 
 def _repeat(
@@ -219,6 +224,5 @@ def _run(
             runtime=runtime, settings=settings, warn=say, on_item=count.finish, on_step=count.advance,
         )  # fmt: skip
         print_records(records, progress, as_json=as_json)
-    preview = run.named("preview.png")
-    if preview.exists() and not settings.latents_only:
-        say(f"Preview: {preview}")
+    if not settings.latents_only:
+        say(f"Preview: {run.named('preview.png')}")

@@ -62,6 +62,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
+        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(final)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,10 @@ REPORT = "Lesion left peripheral zone, PIRADS 5"
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
     """An empty working directory with a report and the tiny model as the default one."""
+    from transformers.utils import logging
+
+    # The program sets this before it imports transformers; here the fixture has imported it already.
+    logging.disable_progress_bar()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CCELLA_MODEL", str(tiny_model))
     (tmp_path / "report.txt").write_text(REPORT)
@@ -54,9 +58,12 @@ def test_a_sidecar_makes_the_same_volume_again(workplace: Path, capsys: pytest.C
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
 
-def test_what_a_sidecar_decides_cannot_be_given(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["sample", "--from", "x.json", "--seed", "0", "-o", "out"]) == 2
-    assert "--seed cannot be given beside --from" in capsys.readouterr().err
+@pytest.mark.parametrize(("option", "value"), [("--seed", "0"), ("--precision", "auto"), ("--prompt", "-")])
+def test_what_a_sidecar_decides_cannot_be_given(
+    option: str, value: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sample", "--from", "x.json", option, value, "-o", "out"]) == 2
+    assert f"{option} cannot be given beside --from" in capsys.readouterr().err
 
 
 def test_an_existing_run_is_resumed_or_replaced_only_when_asked(
@@ -196,21 +203,9 @@ def test_phantoms_are_exams_that_encode_finds(workplace: Path, capsys: pytest.Ca
 
 def test_results_go_to_the_pipe_while_a_bar_is_on_the_terminal(workplace: Path) -> None:
     controller, terminal = os.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "ccella.cli.main",
-        "phantom",
-        "-n",
-        "1",
-        "--shape",
-        "16,16,8",
-        "--spacing",
-        "6,6,12",
-    ]
-    with subprocess.Popen(
-        [*command, "-o", "x", "--json"], stdout=subprocess.PIPE, stderr=terminal, text=True
-    ) as process:
+    arguments = ["phantom", "-n", "1", "--shape", "16,16,8", "--spacing", "6,6,12", "-o", "x", "--json"]
+    command = [sys.executable, "-m", "ccella.cli.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True) as process:
         os.close(terminal)
         assert process.stdout is not None
         out = process.stdout.read()

@@ -28,12 +28,14 @@ SHAPE = (16, 8, 8)
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
-    document: dict[str, Any] = copy.deepcopy(dict(find_card("ccella-pp/phantom").document))
+    document: dict[str, Any] = copy.deepcopy(dict(find_card("ccella-pp").document))
     document["image"] |= {"shape": list(SHAPE), "spacing_mm": [1.0, 1.0, 1.0]}
     for part in document["parts"].values():
         part.pop("files", None)
     document["latent"].pop("scale", None)
-    document["parts"]["autoencoder"]["config"] |= {"channels": [8, 8, 16], "num_res_blocks": [1, 1, 1]}
+    document["parts"]["autoencoder"]["config"] |= {
+        "channels": [8, 8, 16], "num_res_blocks": [1, 1, 1], "norm_num_groups": 8,
+    }  # fmt: skip
     return parse_card(document, tmp_path_factory.mktemp("card") / "card.toml")
 
 

@@ -31,7 +31,7 @@ WIDTH = 16
 
 
 def small_card(path: Path, prediction: str = "v_prediction") -> Card:
-    document: dict[str, Any] = copy.deepcopy(dict(find_card("ccella-pp/phantom").document))
+    document: dict[str, Any] = copy.deepcopy(dict(find_card("ccella-pp").document))
     document["image"] |= {"shape": [16, 16, 8]}
     document["schedule"]["prediction"] = prediction
     document["latent"].pop("scale", None)

@@ -9,8 +9,9 @@ import torch
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.phantom.findings import draw_findings
+from ccella.imaging.phantom.lesion import SIDES
 from ccella.training.text_batches import HELD_OUT_START, draw_brief, draw_reading, draw_report, iterate_batches
-from ccella.training.text_encoder import learning_rate_at, pretrain_text_encoder
+from ccella.training.text_encoder import late_phase_start, learning_rate_at, pretrain_text_encoder
 from ccella.training.text_networks import EncoderShape, pool_tokens, thin_mask
 from ccella.training.text_targets import HEADS, REGIONS, findings_targets, heads_figures, heads_loss, stack_targets
 from ccella.training.text_tokenizer import train_tokenizer
@@ -173,12 +174,12 @@ def test_perfect_outputs_reach_perfect_figures():
 
 
 def test_batches_depend_on_the_step_alone(tokenizer):
-    stream = iterate_batches(tokenizer, 0, 3, 0)
+    stream = iterate_batches(tokenizer, 0, 3, 0, 32)
     batches = [next(stream) for _ in range(20)]
-    again = next(iterate_batches(tokenizer, 0, 3, 18))
+    again = next(iterate_batches(tokenizer, 0, 3, 18, 32))
     assert torch.equal(again.ids, batches[18].ids) and again.readings == batches[18].readings
     texts = [reading.text for batch in batches[:16] for reading in batch.readings]
-    assert sorted(texts) == sorted(draw_reading(0, index).text for index in range(48))
+    assert sorted(texts) == sorted(draw_reading(0, index, late=False).text for index in range(48))
     assert all((batch.ids[~batch.mask] == 0).all() for batch in batches)
     # Texts of a batch are of like length: little of it is padding.
     assert np.mean([batch.mask.float().mean().item() for batch in batches]) > 0.75
@@ -198,7 +199,15 @@ def test_pooling_ignores_padding():
     assert thinned.sum() < mask.repeat(200, 1).sum()
 
 
-def test_rate_rises_then_falls_to_zero():
-    rates = [learning_rate_at(step, 1000, 2.0) for step in range(1001)]
-    assert max(rates) == pytest.approx(2.0) and rates.index(max(rates)) in (99, 100)
-    assert rates[0] == pytest.approx(0.02) and rates[-1] == pytest.approx(0.0, abs=1e-12)
+def test_rate_rises_and_falls_once_per_phase():
+    rates = [learning_rate_at(step, 3000, 3.0) for step in range(3000)]
+    assert late_phase_start(3000) == 2000
+    assert rates[0] == pytest.approx(0.03) and max(rates) == pytest.approx(3.0) and rates.index(max(rates)) in (99, 100)
+    assert rates[1999] < 1e-4 and rates[2999] < 1e-4
+    assert max(rates[2000:]) == pytest.approx(2.0) and min(rates) > 0
+
+
+def test_late_texts_name_more_than_one_place():
+    late = [draw_reading(0, index, late=True).findings for index in range(600) if index // 4 % 3]
+    confusing = [len(f.lesions) > 1 or f.prostatitis in SIDES or f.haemorrhage in SIDES for f in late]
+    assert np.mean(confusing) > 0.9

@@ -29,9 +29,7 @@ def weights():
 
 @pytest.fixture
 def model(tmp_path, weights):
-    return write_model_folder(
-        tmp_path / "model", find_card("ccella-pp"), parts={"autoencoder": weights}, updates=SHAPE
-    )
+    return write_model_folder(tmp_path / "model", find_card("ccella-pp"), parts={"autoencoder": weights}, updates=SHAPE)
 
 
 def test_weights_come_back_exactly(model, weights):

@@ -47,6 +47,22 @@ def draw_report(seed: int, index: int) -> Reading:
     return Reading(write_report(findings, rng), findings)
 
 
+def draw_confusing(seed: int, index: int, *, brief: bool) -> Reading:
+    """Return text number `index` of those in which a side or level is named for more than the index lesion.
+
+    There are two or more lesions, or a one-sided benign change; such exams are too rare in the plain stream.
+    """
+    rng = np.random.default_rng([REPORT_STREAM, seed, index])
+    for _ in range(6):
+        findings = draw_findings(rng, institution=1 + index % 2, prevalence=0.9)
+        if len(findings.lesions) > 1 or {findings.prostatitis, findings.haemorrhage} & {"left", "right"}:
+            break
+    if brief:
+        text, stated = write_brief(findings, rng)
+        return Reading(text, findings, frozenset(OPTIONAL) - stated)
+    return Reading(write_report(findings, rng), findings)
+
+
 def draw_brief(seed: int, index: int) -> Reading:
     """Return brief text number `index` of the pretraining stream, at a prevalence of 0.8."""
     rng = np.random.default_rng([REPORT_STREAM, seed, index])
@@ -55,12 +71,17 @@ def draw_brief(seed: int, index: int) -> Reading:
     return Reading(text, findings, frozenset(OPTIONAL) - stated)
 
 
-def draw_reading(seed: int, index: int) -> Reading:
-    """Return text number `index` of the training stream: four reports, then eight brief texts, and so on.
+def draw_reading(seed: int, index: int, *, late: bool) -> Reading:
+    """Return text number `index` of the training stream.
 
-    Brief texts are cheap and bind side, zone and level to one another quickly; they also are what people type.
+    Early on there are four reports, then eight brief texts, and so on: brief texts are cheap and bind side, zone and
+    level to one another quickly; they also are what people type. Late in training reports, confusing reports and
+    confusing brief texts take turns.
     """
-    return draw_report(seed, index) if index // 4 % 3 == 0 else draw_brief(seed, index)
+    turn = index // 4 % 3
+    if turn == 0:
+        return draw_report(seed, index)
+    return draw_confusing(seed, index, brief=turn == 2) if late else draw_brief(seed, index)
 
 
 def encode_readings(tokenizer: Tokenizer, readings: list[Reading]) -> list[tuple[list[int], Reading]]:
@@ -81,15 +102,19 @@ def collate_readings(pairs: list[tuple[list[int], Reading]]) -> TextBatch:
     return TextBatch(ids, mask, [reading for _, reading in pairs])
 
 
-def iterate_batches(tokenizer: Tokenizer, seed: int, batch_size: int, first_step: int) -> Iterator[TextBatch]:
+def iterate_batches(
+    tokenizer: Tokenizer, seed: int, batch_size: int, first_step: int, late_from: int
+) -> Iterator[TextBatch]:
     """Yield endless batches from step `first_step` on; texts of like length share a batch, so little is padding.
 
-    The batch of a step depends on (seed, batch_size, step) alone, which is what makes a resumed run exact.
+    The batch of a step depends on the arguments and the step alone, which is what makes a resumed run exact. The stream
+    is the late one from step `late_from` on, a multiple of BATCHES_PER_CHUNK.
     """
     chunk, skip = divmod(first_step, BATCHES_PER_CHUNK)
     size = batch_size * BATCHES_PER_CHUNK
     while True:
-        readings = [draw_reading(seed, index) for index in range(chunk * size, (chunk + 1) * size)]
+        late = chunk * BATCHES_PER_CHUNK >= late_from
+        readings = [draw_reading(seed, index, late=late) for index in range(chunk * size, (chunk + 1) * size)]
         pairs = encode_readings(tokenizer, readings)
         order = np.random.default_rng([REPORT_STREAM, seed, chunk, 1]).permutation(BATCHES_PER_CHUNK)
         for position in order[skip:]:

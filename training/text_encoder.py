@@ -21,7 +21,15 @@ from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
 from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
-from .text_batches import HELD_OUT_START, TextBatch, collate_readings, draw_report, encode_readings, iterate_batches
+from .text_batches import (
+    BATCHES_PER_CHUNK,
+    HELD_OUT_START,
+    TextBatch,
+    collate_readings,
+    draw_report,
+    encode_readings,
+    iterate_batches,
+)
 from .text_networks import EncoderShape, build_encoder, build_optimizers, pool_tokens, save_encoder, thin_mask
 from .text_targets import FindingHeads, heads_figures, heads_loss, stack_targets
 from .text_tokenizer import save_tokenizer, train_tokenizer
@@ -32,8 +40,18 @@ if TYPE_CHECKING:
 WARMUP_STEPS = 100
 
 
+def late_phase_start(steps: int) -> int:
+    """Return the step at two thirds of the run from which the texts are the confusing ones."""
+    return BATCHES_PER_CHUNK * round(steps * 2 / 3 / BATCHES_PER_CHUNK)
+
+
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """Return the rate of a step: linear warm-up, then a half cosine to zero."""
+    """Return the rate of a step: warm-up and half cosine to zero, once per phase; the late phase peaks at two thirds."""
+    late_from = late_phase_start(steps)
+    if step >= late_from:
+        step, steps, peak = step - late_from, steps - late_from, peak * 2 / 3
+    else:
+        steps = late_from
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -58,7 +76,7 @@ def evaluate_encoder(
 def pretrain_text_encoder(
     out: Path,
     *,
-    steps: int = 2000,
+    steps: int = 3000,
     batch_size: int = 24,
     seed: int = 0,
     learning_rate: float = 3e-3,
@@ -169,7 +187,8 @@ class _Run:
         steps, batch_size = self.recipe["steps"], self.recipe["batch_size"]
         began, base = perf_counter(), self.seconds
         losses: list[float] = []
-        for batch in iterate_batches(self.tokenizer, self.seed, batch_size, self.step):
+        late_from = late_phase_start(steps)
+        for batch in iterate_batches(self.tokenizer, self.seed, batch_size, self.step, late_from):
             if self.step >= steps:
                 break
             losses.append(self.take_step(batch))
@@ -204,7 +223,8 @@ class _Run:
 
     def finish(self, held_out: int) -> dict[str, Any]:
         """Write the encoder's folder and return what its pretraining.json holds."""
-        self.encoder.eval()
+        # The figures are those of the weights as they are saved, in half precision.
+        self.encoder.half().float().eval()
         figures = evaluate_encoder(self.encoder, self.heads, self.tokenizer, seed=self.seed, count=held_out)
         summary = {
             "objective": "linear heads on the mean of the output tokens predict the findings of phantom reports",

@@ -52,11 +52,11 @@ def build_encoder(shape: EncoderShape, seed: int) -> T5EncoderModel:
 
 
 def save_encoder(encoder: T5EncoderModel, folder: Path) -> None:
-    """Write config.json and model.safetensors (float32) as `T5EncoderModel.from_pretrained` reads them."""
+    """Write config.json and model.safetensors (float16) as `T5EncoderModel.from_pretrained` reads them."""
     from safetensors.torch import save
 
-    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": "float32"}
-    weights = {name: parameter.detach().contiguous() for name, parameter in encoder.named_parameters()}
+    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": "float16"}
+    weights = {name: parameter.detach().half().contiguous() for name, parameter in encoder.named_parameters()}
     write_json(folder / "config.json", config)
     write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
 

@@ -7,7 +7,7 @@ PyTorch's own `GroupNorm`, unsplit. Source: Guo et al. 2024, "MAISI: Medical AI 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class Autoencoder(AutoencoderKlMaisi):
         self.downsample = 2 ** (len(config.channels) - 1)
         _fuse(self)
         # A fresh posterior as wide as its prior drowns the first signals that the decoder could learn from.
-        nn.init.constant_(self.quant_conv_log_sigma.conv.bias, FRESH_LOG_VARIANCE)
+        _reset(self, "quant_conv_log_sigma", bias=FRESH_LOG_VARIANCE)
 
     def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode an image into the moments of its posterior.
@@ -106,11 +106,20 @@ def build_autoencoder(config: Mapping[str, Any]) -> Autoencoder:
     if settings.start == "cosine":
         weights = settings.cosine_axis_weights or (1.0,) * 3
         start_as_cosine_transform(network.encoder, network.decoder, settings.norm_num_groups, weights)
-        for conv in (network.quant_conv_mu.conv, network.post_quant_conv.conv):
-            nn.init.dirac_(conv.weight)
-            nn.init.zeros_(conv.bias)
-        nn.init.zeros_(network.quant_conv_log_sigma.conv.weight)
+        for name in ("quant_conv_mu", "post_quant_conv"):
+            _reset(network, name, bias=0.0, weight=nn.init.dirac_)
+        _reset(network, "quant_conv_log_sigma", bias=FRESH_LOG_VARIANCE, weight=nn.init.zeros_)
     return network
+
+
+def _reset(network: nn.Module, name: str, *, bias: float, weight: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Sets the bias, and where a rule is given the weights, of one of the 1x1x1 convolutions around the latent."""
+    conv = network.get_submodule(f"{name}.conv")
+    assert isinstance(conv, nn.Conv3d)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
+    if weight is not None:
+        weight(conv.weight)
 
 
 def _fuse(module: nn.Module) -> None:

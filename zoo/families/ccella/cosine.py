@@ -62,13 +62,13 @@ def start_as_cosine_transform(
         groups: Groups of the normalisations.
         axis_weights: See `cosine_basis`.
     """
-    latents = _conv(encoder.blocks[-1]).out_channels
+    latents = _conv(_blocks(encoder)[-1]).out_channels
     kept = min(_conv(_scalers(encoder)[1]).out_channels, BLOCK**3)
     basis, gain = cosine_basis(kept, axis_weights)
     # Coefficients over 8, so that the first is the block's mean.
     analysis, synthesis = basis / 8.0, basis * 8.0
     for half in (encoder, decoder):
-        for block in half.blocks:
+        for block in _blocks(half):
             if hasattr(block, "nin_shortcut"):
                 _pass_through(block)
     _start_encoder(encoder, analysis, gain[:latents], groups)
@@ -76,7 +76,7 @@ def start_as_cosine_transform(
 
 
 def _start_encoder(encoder: nn.Module, analysis: Tensor, gain: Tensor, groups: int) -> None:
-    first, (fine, coarse), last = _conv(encoder.blocks[0]), _scalers(encoder), _conv(encoder.blocks[-1])
+    first, (fine, coarse), last = _conv(_blocks(encoder)[0]), _scalers(encoder), _conv(_blocks(encoder)[-1])
     _clear(first)
     first.weight[0, 0, 1, 1, 1] = 1.0
     _clear(_conv(fine))
@@ -87,20 +87,20 @@ def _start_encoder(encoder: nn.Module, analysis: Tensor, gain: Tensor, groups: i
         _conv(coarse).weight[: len(analysis), phase, :2, :2, :2] = analysis[:, x::2, y::2, z::2]
     width = last.in_channels
     places = [(k % groups) * (width // groups) + k // groups for k in range(len(analysis))]
-    block = encoder.blocks[-3]
+    block = _blocks(encoder)[-3]
     _project(block, places)
     constants = _hold_constants(block, [c for c in range(width) if c not in places], width, groups)
     spread = _spread(constants, width, groups)
     _clear(last)
-    for k, g in enumerate(gain):
+    for k, g in enumerate(gain.tolist()):
         group = places[k] // (width // groups)
         last.weight[k, :, 1, 1, 1] = _read_out(places[k], group, constants, width, groups) * spread[group] * g
 
 
 def _start_decoder(decoder: nn.Module, synthesis: Tensor, gain: Tensor, groups: int) -> None:
-    first, (coarse, fine), last = _conv(decoder.blocks[0]), _scalers(decoder), _conv(decoder.blocks[-1])
+    first, (coarse, fine), last = _conv(_blocks(decoder)[0]), _scalers(decoder), _conv(_blocks(decoder)[-1])
     _clear(first)
-    for k, g in enumerate(gain):
+    for k, g in enumerate(gain.tolist()):
         first.weight[k, k, 1, 1, 1] = 1.0 / g
     _clear(_conv(coarse))
     _clear(_conv(fine))
@@ -108,10 +108,15 @@ def _start_decoder(decoder: nn.Module, synthesis: Tensor, gain: Tensor, groups: 
         _conv(coarse).weight[: len(synthesis), phase, 1:, 1:, 1:] = synthesis[:, x::2, y::2, z::2]
         _conv(fine).weight[phase, 0, 1 + x, 1 + y, 1 + z] = 1.0
     width = last.in_channels
-    block = decoder.blocks[-3]
+    block = _blocks(decoder)[-3]
     constants = _hold_constants(block, list(range(1, width)), width, groups)
     _clear(last)
     last.weight[0, :, 1, 1, 1] = _read_out(0, 0, constants, width, groups) * _spread(constants, width, groups)[0]
+
+
+def _blocks(half: nn.Module) -> list[nn.Module]:
+    """The layers of an encoder or decoder, in order."""
+    return list(half.get_submodule("blocks").children())
 
 
 def _conv(block: nn.Module) -> nn.Conv3d | nn.ConvTranspose3d:
@@ -122,7 +127,7 @@ def _conv(block: nn.Module) -> nn.Conv3d | nn.ConvTranspose3d:
 
 def _scalers(half: nn.Module) -> list[nn.Module]:
     """The two layers that change the resolution, in order."""
-    return [block for block in half.blocks if type(block).__name__ in ("MaisiDownsample", "MaisiUpsample")]
+    return [block for block in _blocks(half) if type(block).__name__ in ("MaisiDownsample", "MaisiUpsample")]
 
 
 def _clear(conv: nn.Conv3d | nn.ConvTranspose3d) -> None:
@@ -133,16 +138,16 @@ def _clear(conv: nn.Conv3d | nn.ConvTranspose3d) -> None:
 
 def _pass_through(block: nn.Module) -> None:
     """A residual block that hands its first channels on: the branch ends in zeros, the shortcut is the identity."""
-    _clear(_conv(block.conv2))
-    if not isinstance(block.nin_shortcut, nn.Identity):
-        _project(block, list(range(min(_conv(block.nin_shortcut).weight.shape[:2]))))
+    _clear(_conv(block.get_submodule("conv2")))
+    if not isinstance(block.get_submodule("nin_shortcut"), nn.Identity):
+        _project(block, list(range(min(_conv(block.get_submodule("nin_shortcut")).weight.shape[:2]))))
 
 
 def _project(block: nn.Module, places: Sequence[int]) -> None:
     """The shortcut puts input channel k at `places[k]`."""
-    if isinstance(block.nin_shortcut, nn.Identity):
+    if isinstance(block.get_submodule("nin_shortcut"), nn.Identity):
         return
-    shortcut = _conv(block.nin_shortcut)
+    shortcut = _conv(block.get_submodule("nin_shortcut"))
     _clear(shortcut)
     for k, place in enumerate(places):
         shortcut.weight[place, k] = 1.0
@@ -155,7 +160,9 @@ def _hold_constants(block: nn.Module, free: Sequence[int], width: int, groups: i
         members = [channel for channel in free if channel * groups // width == group]
         for place, channel in enumerate(members[: len(members) // 2 * 2]):
             constants[channel] = CONSTANT if place % 2 else -CONSTANT
-    _conv(block.conv2).bias.copy_(constants)
+    bias = _conv(block.get_submodule("conv2")).bias
+    assert bias is not None
+    bias.copy_(constants)
     return constants
 
 
