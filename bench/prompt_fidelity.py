@@ -21,8 +21,9 @@ from sklearn.metrics import roc_auc_score
 from ccella.imaging.exams import find_exams, load_exam
 from ccella.metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings
 from ccella.zoo.card import Card
-from ccella.zoo.record import group_items, read_manifest
+from ccella.zoo.record import group_items
 from ccella.zoo.registry import find_card
+from ccella.zoo.runs import read_run
 
 # Another seed than any training set: exams are a function of (seed, index).
 TEST_SEED = 20_000
@@ -82,7 +83,7 @@ def main() -> None:
         details[label] = {"figures": figures, "intervals": bounds, "readings": [dataclasses.asdict(r) for r in ordered]}
     probability = {
         group[0].id: group[0].data["class_probability"]
-        for group in group_items(read_manifest(samples / "manifest.jsonl"))
+        for group in group_items(read_run(samples))
     }
     auc = float(roc_auc_score([truth.positive for truth in truths], [probability[id] for id in ids]))
     rows.append(("class head AUC", f"{auc:.3f}"))

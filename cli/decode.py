@@ -39,9 +39,9 @@ def command(
     LATENTS is the output folder of `ccella encode` or `ccella sample --latents`, or - for the records of their --json.
     """
     from ..pipeline.decode import decode
-    from ..pipeline.manifests import read_run
     from ..pipeline.provenance import model_entry
     from ..pipeline.run_folder import RunFolder
+    from ..zoo.runs import read_run
 
     card = resolve_model(model)
     records: Iterable[Record]

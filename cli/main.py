@@ -58,13 +58,13 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="ccella", message="%(prog)s %(version)s")
 def ccella() -> None:
-    r"""Labelled synthetic medical images from models that labs train themselves.
+    """Labelled synthetic medical images from models that labs train themselves.
 
     A radiology report in, a biparametric prostate MRI exam out:
 
     \b
       ccella sample --prompt report.txt -o demo
-    """
+    """  # noqa: D301 - click reads the escape
 
 
 def main() -> None:

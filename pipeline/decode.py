@@ -12,11 +12,11 @@ from ..imaging.names import check_id
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.record import Record
+from ..zoo.runs import read_run
 from .encode import ItemCallback
 from .errors import FailureLog
 from .images import Preview, image_names, write_images
 from .latents import read_latent
-from .manifests import read_run
 from .provenance import check_same_model, execution_entry, licence_entry, model_entry
 from .run_folder import RunFolder, digest_file
 

@@ -12,7 +12,7 @@ from ccella.imaging.errors import InputError
 from ccella.imaging.exams import find_exams, load_exam
 from ccella.imaging.files import read_volume
 from ccella.pipeline.errors import ItemsFailedError, RunFolderError
-from ccella.pipeline.manifests import read_run
+from ccella.zoo.runs import read_run
 
 FIRST, SECOND, THIRD = "10001_1000001", "10002_1000002", "10003_1000003"
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..imaging.errors import InputError
-from ..zoo.record import Record, read_manifest
+from ..zoo.record import Record
+from ..zoo.runs import read_run
 from .splits import digest_words
 
 UNKNOWN_CLASS = -1
@@ -54,18 +55,12 @@ class LatentSet:
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], ram_limit_gb: float = 4.0) -> None:
-        manifest = folder / "manifest.jsonl"
-        if not manifest.is_file():
-            raise InputError(f"{folder} has no manifest.jsonl.", "Give the output folder of `ccella encode`.")
-        try:
-            records = [record for record in read_manifest(manifest) if record.kind == "latent"]
-        except ValueError as error:
-            raise InputError(str(error), "Encode the exams again.") from error
+        records = [record for record in read_run(folder) if record.kind == "latent"]
         self._folder, self._shape = folder, tuple(shape)
         # A folder that was resumed may list an item again; the last line counts.
         self._records = sorted({record.id: record for record in records}.values(), key=lambda record: record.id)
         if not self._records:
-            raise InputError(f"{manifest} lists no latents.", "Give the output folder of `ccella encode`.")
+            raise InputError(f"{folder} lists no latents.", "Give the output folder of `ccella encode`.")
         for record in self._records:
             _check(record)
         self.ids: tuple[str, ...] = tuple(record.id for record in self._records)

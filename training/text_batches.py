@@ -108,7 +108,7 @@ def iterate_batches(
     """Yield endless batches from step `first_step` on; texts of like length share a batch, so little is padding.
 
     The batch of a step depends on the arguments and the step alone, which is what makes a resumed run exact. The stream
-    is the late one from step `late_from` on, a multiple of BATCHES_PER_CHUNK.
+    is the late one from the first chunk on that starts at step `late_from` or after it.
     """
     chunk, skip = divmod(first_step, BATCHES_PER_CHUNK)
     size = batch_size * BATCHES_PER_CHUNK

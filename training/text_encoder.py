@@ -22,7 +22,6 @@ from ..imaging.errors import InputError
 from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
 from .text_batches import (
-    BATCHES_PER_CHUNK,
     HELD_OUT_START,
     TextBatch,
     collate_readings,
@@ -40,18 +39,10 @@ if TYPE_CHECKING:
 WARMUP_STEPS = 100
 
 
-def late_phase_start(steps: int) -> int:
-    """Return the step at two thirds of the run from which the texts are the confusing ones."""
-    return BATCHES_PER_CHUNK * round(steps * 2 / 3 / BATCHES_PER_CHUNK)
-
-
-def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """Return the rate of a step: warm-up and half cosine to zero, once per phase; the late phase peaks at two thirds."""
-    late_from = late_phase_start(steps)
-    if step >= late_from:
-        step, steps, peak = step - late_from, steps - late_from, peak * 2 / 3
-    else:
-        steps = late_from
+def learning_rate_at(step: int, steps: int, late_steps: int, peak: float) -> float:
+    """Return the rate of a step: warm-up, then a half cosine to zero; the late phase does so again at two thirds."""
+    if step >= steps:
+        step, steps, peak = step - steps, late_steps, peak * 2 / 3
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -76,7 +67,8 @@ def evaluate_encoder(
 def pretrain_text_encoder(
     out: Path,
     *,
-    steps: int = 3000,
+    steps: int = 2000,
+    late_steps: int = 1000,
     batch_size: int = 24,
     seed: int = 0,
     learning_rate: float = 3e-3,
@@ -92,6 +84,8 @@ def pretrain_text_encoder(
     Args:
         out: Folder for `text_encoder/` and for the checkpoints in `training/text_encoder/`.
         steps: Optimiser steps.
+        late_steps: Further steps on texts that name more than one place or side. A finished run can be resumed with
+            them; nothing before them depends on their number.
         batch_size: Reports per step.
         seed: Seed of weights and reports.
         learning_rate: Peak rate of both optimizers.
@@ -110,6 +104,7 @@ def pretrain_text_encoder(
     """
     recipe = {
         "steps": steps,
+        "late_steps": late_steps,
         "batch_size": batch_size,
         "seed": seed,
         "learning_rate": learning_rate,
@@ -154,7 +149,9 @@ class _Run:
             )
         state = checkpoint.state()
         for name, value in self.recipe.items():
-            if state["recipe"].get(name) != value:
+            # The late phase may be added to a finished run, and so to one from before there was such a phase.
+            added = name == "late_steps" and checkpoint.step <= self.recipe["steps"]
+            if state["recipe"].get(name) != value and not added:
                 raise InputError(
                     f"{checkpoint.path} was written with {name} = {state['recipe'].get(name)!r}, not {value!r}.",
                     "Resume with the same settings, or choose another folder.",
@@ -184,10 +181,10 @@ class _Run:
 
     def train(self, checkpoint_every: int) -> None:
         """Take the remaining steps."""
-        steps, batch_size = self.recipe["steps"], self.recipe["batch_size"]
+        late_from, batch_size = self.recipe["steps"], self.recipe["batch_size"]
+        steps = late_from + self.recipe["late_steps"]
         began, base = perf_counter(), self.seconds
         losses: list[float] = []
-        late_from = late_phase_start(steps)
         for batch in iterate_batches(self.tokenizer, self.seed, batch_size, self.step, late_from):
             if self.step >= steps:
                 break
@@ -203,7 +200,8 @@ class _Run:
 
     def take_step(self, batch: TextBatch) -> float:
         """Take one optimizer step and return its loss."""
-        rate = learning_rate_at(self.step, self.recipe["steps"], self.recipe["learning_rate"])
+        recipe = self.recipe
+        rate = learning_rate_at(self.step, recipe["steps"], recipe["late_steps"], recipe["learning_rate"])
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -65,14 +65,6 @@ def parse_record(line: str, *, base: Path, source: str) -> Record:
     return Record(data["id"], data["kind"], base / data["path"], rest)
 
 
-def read_manifest(path: Path) -> Iterator[Record]:
-    """The records of a run folder's manifest.jsonl, in order."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield parse_record(line, base=path.parent, source=f"{path}, line {number}")
-
-
 def group_items(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Consecutive records of one item together; producers write an item's records one after another."""
     for _, group in itertools.groupby(records, key=lambda record: record.id):
