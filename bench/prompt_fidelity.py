@@ -81,10 +81,7 @@ def main() -> None:
             text = f"{value:.3f}" + (f"  [{bounds[name][0]:.3f}, {bounds[name][1]:.3f}]" if name in bounds else "")
             rows.append((f"{label}: {name}", text))
         details[label] = {"figures": figures, "intervals": bounds, "readings": [dataclasses.asdict(r) for r in ordered]}
-    probability = {
-        group[0].id: group[0].data["class_probability"]
-        for group in group_items(read_run(samples))
-    }
+    probability = {group[0].id: group[0].data["class_probability"] for group in group_items(read_run(samples))}
     auc = float(roc_auc_score([truth.positive for truth in truths], [probability[id] for id in ids]))
     rows.append(("class head AUC", f"{auc:.3f}"))
     details["class_head_auc"] = auc

@@ -109,15 +109,14 @@ def train_text_encoder_command(
     It learns to predict the findings that a report states, and is then frozen. The model gives the folder's card,
     unless the folder has one already.
     """
-    from ..training.text_encoder import pretrain_text_encoder
+    from ..training.text_encoder import pretrain_text_encoder, resolve_recipe
     from ..zoo.folder import write_model_folder
 
     card = find_card(str(out.absolute())) if (out / "card.toml").is_file() else resolve_model(model)
     card.part("text_encoder")
     given = {"steps": steps, "batch_size": batch_size}
-    # What is not given is the recipe's own.
-    sizes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    summary = pretrain_text_encoder(out, seed=seed, resume=resume, log=say, **sizes)
+    recipe = resolve_recipe(card, {name: value for name, value in given.items() if value is not None})
+    summary = pretrain_text_encoder(out, seed=seed, resume=resume, log=say, **recipe)
     encoder = out / "text_encoder"
     write_model_folder(out, card, text_encoder=encoder, updates={"provenance": {"text_encoder": summary}})
     with Output("part", "steps", "seconds", "folder", as_json=as_json) as output:

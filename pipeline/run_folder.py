@@ -20,8 +20,9 @@ from typing import Any
 
 from ..imaging.atomic import write_json
 from ..zoo.record import Record
+from ..zoo.runs import SHARD_MANIFEST
 from .errors import RunFolderError
-from .manifests import SHARD_MANIFEST, Manifest, find_sidecars, read_sidecar, sidecar_path
+from .manifests import Manifest, find_sidecars, read_sidecar, sidecar_path
 from .run_lock import RunLock
 from .run_settings import RunSettings
 from .seeds import Shard

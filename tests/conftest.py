@@ -46,7 +46,7 @@ CARD = {
         "beta_end": 0.0195,
         "prediction": "v_prediction",
     },
-    "sampler": {"name": "ddim", "steps": 3, "guidance_scale": 1.5},
+    "sampler": {"name": "ddim", "steps": 3, "guidance_scale": 1.5, "timesteps": [999, 666, 332]},
     "licence": {"id": "Apache-2.0", "name": "Apache License 2.0"},
     "parts": {
         "text_encoder": {"architecture": "transformers", "config": {"window": 24}},
@@ -247,7 +247,7 @@ def read_files_fixture():
 def largest_difference(first: Path, second: Path) -> float:
     """Largest difference of the images of two runs, in the 0..1 that the network made."""
     from ccella.imaging.files import read_volume
-    from ccella.pipeline.manifests import read_run
+    from ccella.zoo.runs import read_run
 
     worst = 0.0
     for record in read_run(first):

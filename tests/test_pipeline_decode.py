@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ccella.imaging.errors import InputError
-from ccella.pipeline.manifests import read_run
+from ccella.zoo.runs import read_run
 
 
 def test_latents_decode_to_what_sample_writes(stages, prompts, five, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from ccella.imaging.errors import InputError
 from ccella.pipeline.errors import ItemsFailedError, RunFolderError
-from ccella.pipeline.manifests import read_run
+from ccella.zoo.runs import read_run
 
 
 def test_resume_completes_a_run_and_changes_nothing(stages, prompts, five, read_files, tmp_path):

@@ -13,10 +13,10 @@ from ccella.diffusion.noise import draw_noise
 from ccella.export.runtimes import choose_runtime
 from ccella.imaging.errors import InputError
 from ccella.pipeline.errors import ItemsFailedError
-from ccella.pipeline.manifests import read_run
 from ccella.pipeline.prompts import PromptItem
 from ccella.pipeline.seeds import Shard
 from ccella.zoo.errors import CardError
+from ccella.zoo.runs import read_run
 
 
 def test_every_item_gives_one_volume_per_channel_in_the_declared_units(prompts, five):

@@ -32,6 +32,6 @@ def test_settings_come_from_the_card_unless_given(stages):
     card = replace(stages.card, sampler=replace(stages.card.sampler, timesteps=(900, 500, 100), eta=0.3))
     assert choose_settings(card).timesteps == (900, 500, 100)
     assert choose_settings(card).eta == 0.3
-    assert choose_settings(card, steps=2).timesteps == (999, 499)
+    assert choose_settings(card, steps=2).timesteps == (999, 0)
     # The card's eta speaks of the card's sampler.
     assert choose_settings(card, sampler="dpmsolver++").eta == 0.0

@@ -5,10 +5,10 @@ import pytest
 from ccella.imaging.atomic import write_bytes
 from ccella.imaging.errors import InputError
 from ccella.pipeline.errors import RunFolderError
-from ccella.zoo.runs import read_run
 from ccella.pipeline.run_folder import RunFolder
 from ccella.pipeline.seeds import Shard
 from ccella.zoo.record import Record
+from ccella.zoo.runs import read_run
 
 SETTINGS = {"model": {"id": "m"}, "steps": 3}
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
+from ..zoo.card import Card
 from .checkpoints import latest_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from .randomness import NETWORK, TRAINING, derive_seed, scoped_seed
 from .text_batches import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WARMUP_STEPS = 100
+RECIPE_OPTIONS = ("steps", "late_steps", "batch_size", "learning_rate")
 
 
 def learning_rate_at(step: int, steps: int, late_steps: int, peak: float) -> float:
@@ -64,11 +66,27 @@ def evaluate_encoder(
     return heads_figures(joined, stack_targets([reading.findings for _, reading in pairs]))
 
 
+def resolve_recipe(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's [training.text_encoder], overruled by what was given; options of `pretrain_text_encoder`.
+
+    Raises:
+        InputError: The card names an option that there is not.
+    """
+    table = dict(card.training.get("text_encoder", {}))
+    for name in table:
+        if name not in RECIPE_OPTIONS:
+            raise InputError(
+                f"Training option {name!r} in the card's [training.text_encoder] is unknown.",
+                f"The options are: {', '.join(RECIPE_OPTIONS)}.",
+            )
+    return table | dict(given)
+
+
 def pretrain_text_encoder(
     out: Path,
     *,
     steps: int = 2000,
-    late_steps: int = 1000,
+    late_steps: int = 0,
     batch_size: int = 24,
     seed: int = 0,
     learning_rate: float = 3e-3,
