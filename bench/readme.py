@@ -1,0 +1,54 @@
+"""Puts the stored results of the benchmarks into README.md, between its markers.
+
+python bench/readme.py
+"""
+
+import json
+from pathlib import Path
+
+from machine import RESULTS
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+START, END = "<!-- figures -->\n", "<!-- end of figures -->"
+COMMANDS = {
+    "command_time": "python bench/command_time.py",
+    "autoencoder": "python bench/autoencoder.py --real EXAMS",
+    "prompt_fidelity": "python bench/prompt_fidelity.py --training PHANTOMS",
+    "reproducibility": "python bench/reproducibility.py",
+    "full_size": "python bench/full_size.py",
+}
+GOALS = {
+    "ccella --help": "0.3 s",
+    "ccella zoo list": "0.3 s",
+    "ccella sample, one report": "20 s and 3 GB",
+    "ccella phantom, 100 exams of 96x96x32": "60 s",
+    "generated: lesion_auc": "0.90",
+    "generated: side_accuracy": "0.90",
+    "generated: zone_accuracy": "0.80",
+    "class head AUC": "0.95",
+}
+
+
+def table() -> str:
+    """The results as a Markdown table, with the machines they came from."""
+    lines, machines = ["| figure | measured | goal |", "|---|---|---|"], set()
+    for name, command in COMMANDS.items():
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text())
+        machines.add(result["machine"])
+        lines.append(f"| **`{command}`** | | |")
+        lines += [f"| {label} | {value} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
+    return "\n".join([*lines, "", *(f"Machine: {machine}." for machine in sorted(machines)), ""])
+
+
+def main() -> None:
+    text = README.read_text()
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    README.write_text(before + START + "\n" + table() + "\n" + END + after)
+
+
+if __name__ == "__main__":
+    main()
