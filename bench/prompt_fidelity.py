@@ -31,7 +31,8 @@ TEST_SEED = 20_000
 
 def run(*arguments: object) -> None:
     """A ccella command as a user runs it; ends the benchmark when it fails."""
-    subprocess.run([sys.executable, "-m", "ccella.cli.main", *map(str, arguments)], check=True)
+    command = [sys.executable, "-m", "ccella.cli.main", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def read_folder(folder: Path, card: Card, reader: object) -> dict[str, Reading]:
