@@ -125,8 +125,6 @@ def load_text_encoder(card: Card, *, device: str = "cpu") -> "TextEncoder":
     Raises:
         WeightsMissingError, DigestMismatchError, CardError: As `load_part`.
     """
-    from .families.ccella.text import TextEncoder
-
     part = card.part("text_encoder")
     folders = {path.parent for path in part_paths(card, "text_encoder")}
     if len(folders) != 1:
@@ -134,4 +132,7 @@ def load_text_encoder(card: Card, *, device: str = "cpu") -> "TextEncoder":
             f"The text encoder of {card.id} lies in {len(folders)} folders.",
             "Keep its files in one folder of the card.",
         )
-    return TextEncoder.from_folder(folders.pop(), window=int(part.config.get("window", 512)), device=device)
+    encoder: TextEncoder = load_family(card.family).TextEncoder.from_folder(
+        folders.pop(), window=int(part.config.get("window", 512)), device=device
+    )
+    return encoder

@@ -11,10 +11,12 @@ from .stages import (
     training_forward,
     unscale_latent,
 )
+from .text import TextEncoder
 
 __all__ = [
     "Conditions",
     "Plan",
+    "TextEncoder",
     "build",
     "decode_latent",
     "encode_image",
