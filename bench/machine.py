@@ -14,9 +14,9 @@ def describe_machine() -> str:
     """Processor, cores this process may use, memory and operating system in one line."""
     processor = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        total_kib = int(Path("/proc/meminfo").read_text().split()[1])
+        total_kib = int(Path("/proc/meminfo").read_text(encoding="utf-8").split()[1])
         memory = f"{total_kib / 2**20:.0f} GiB"
     except (OSError, StopIteration):
         memory = "memory unknown"
@@ -40,4 +40,4 @@ def report(name: str, rows: list[tuple[str, Any]], details: Any = None) -> None:
         print(f"  {label:<{width}}  {value:.4g}" if isinstance(value, float) else f"  {label:<{width}}  {value}")
     RESULTS.mkdir(exist_ok=True)
     document = {"name": name, "machine": machine, "figures": dict(rows), "details": details}
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -48,8 +48,8 @@ def read_folder(folder: Path, card: Card, reader: object) -> dict[str, Reading]:
 def write_prompts(phantoms: Path, path: Path) -> None:
     """The reports of a phantom folder as a prompt manifest."""
     files = sorted((phantoms / "reports").glob("*.txt"))
-    lines = [json.dumps({"id": file.stem, "prompt": file.read_text()}) for file in files]
-    path.write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"id": file.stem, "prompt": file.read_text(encoding="utf-8")}) for file in files]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     run("sample", "--prompt", prompts, "--model", options.model, "-o", samples, "-q", "--overwrite", *extra)
     reader = load_or_train_reader(options.work / "reader.safetensors", options.training, card.image, 600)
     ids = sorted(file.stem for file in (phantoms / "findings").glob("*.json"))
-    findings = [json.loads((phantoms / "findings" / f"{id}.json").read_text()) for id in ids]
+    findings = [json.loads((phantoms / "findings" / f"{id}.json").read_text(encoding="utf-8")) for id in ids]
     truths = [Truth(*truth_of(item)) for item in findings]
     rows: list[tuple[str, object]] = []
     details = {}

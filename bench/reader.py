@@ -55,7 +55,7 @@ def load_training_exams(folder: Path, spec: ImageSpec, count: int) -> tuple[Tens
         images.append(pool(torch.from_numpy(load_exam(exam, spec).array)).half())
         anatomy = read_volume(folder / "masks" / f"{exam.id}_anatomy.nii.gz").data
         lesions = read_volume(folder / "masks" / f"{exam.id}_lesions.nii.gz").data
-        findings = Findings.from_dict(json.loads((folder / "findings" / f"{exam.id}.json").read_text()))
+        findings = Findings.from_dict(json.loads((folder / "findings" / f"{exam.id}.json").read_text(encoding="utf-8")))
         truth = truth_labels(anatomy, lesions, findings)[POOL // 2 :: POOL, POOL // 2 :: POOL]
         labels.append(torch.from_numpy(truth).to(torch.uint8))
     return torch.stack(images), torch.stack(labels)

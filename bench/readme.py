@@ -36,7 +36,7 @@ def table() -> str:
         path = RESULTS / f"{name}.json"
         if not path.is_file():
             continue
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         machines.add(result["machine"])
         lines.append(f"| **`{command}`** | | |")
         lines += [f"| {label} | {value} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
@@ -44,10 +44,10 @@ def table() -> str:
 
 
 def main() -> None:
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[1]
-    README.write_text(before + START + "\n" + table() + "\n" + END + after)
+    README.write_text(before + START + "\n" + table() + "\n" + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

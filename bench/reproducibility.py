@@ -38,12 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="ccella-pp/phantom")
     model = parser.parse_args().model
-    report_text = (ROOT / "examples" / "report.txt").read_text()
+    report_text = (ROOT / "examples" / "report.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         prompts = [{"id": f"item{i}", "prompt": report_text + f" Addendum {i}.", "seed": i} for i in range(5)]
-        (base / "five.jsonl").write_text("\n".join(map(json.dumps, prompts)))
-        (base / "one.jsonl").write_text(json.dumps(prompts[1]))
+        (base / "five.jsonl").write_text("\n".join(map(json.dumps, prompts)), encoding="utf-8")
+        (base / "one.jsonl").write_text(json.dumps(prompts[1]), encoding="utf-8")
         sample = ("sample", "--model", model, "-q", "--prompt")
         run(*sample, base / "one.jsonl", "-o", base / "first")
         run(*sample, base / "one.jsonl", "-o", base / "second")

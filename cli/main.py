@@ -1,6 +1,7 @@
 """The `ccella` command. Each subcommand lies in a file of its own and is imported when it is named."""
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -103,12 +104,16 @@ def _set_environment() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    # Reports hold accents, and JSON lines are UTF-8 whatever the terminal's locale: a cluster's is often plain ASCII.
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def _close_output() -> int:
     """Ends quietly when the reader of standard output has gone, such as `head`."""
     # The interpreter flushes once more at exit: give it something that takes it.
-    with Path(os.devnull).open("w") as sink:
+    with Path(os.devnull).open("wb") as sink:
         os.dup2(sink.fileno(), sys.stdout.fileno())
     return FAILED
 

@@ -22,7 +22,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path)
     logging.disable_progress_bar()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CCELLA_MODEL", str(tiny_model))
-    (tmp_path / "report.txt").write_text(REPORT)
+    (tmp_path / "report.txt").write_text(REPORT, encoding="utf-8")
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def test_sample_prints_records_of_files_that_are_there(workplace: Path, capsys: 
     assert all(record["prompt"] == REPORT and record["synthetic"] is True for record in records)
     assert "Executing with torch on" in err
     assert f"Preview: {Path('out/preview.png')}" in err
-    sidecar = json.loads(Path("out/report/report_adc.json").read_text())
+    sidecar = json.loads(Path("out/report/report_adc.json").read_text(encoding="utf-8"))
     assert sidecar["path"] == "report/report_adc.nii.gz"
 
 
@@ -50,7 +50,7 @@ def test_a_sidecar_makes_the_same_volume_again(workplace: Path, capsys: pytest.C
     out, err = capsys.readouterr()
     assert err == ""
     assert [line.split("\t")[2] for line in out.splitlines()] == ["0", "0"]
-    sidecar = json.loads(Path("two/report/report_t2w.json").read_text())
+    sidecar = json.loads(Path("two/report/report_t2w.json").read_text(encoding="utf-8"))
     assert sidecar["conditions"] == {"class": 1, "spacing_mm": [1.0, 1.0, 3.0]}
     assert (sidecar["sampler"]["steps"], sidecar["sampler"]["guidance_scale"]) == (2, 3.0)
     for channel in ("t2w", "hbv", "adc"):
@@ -155,7 +155,7 @@ def test_an_exam_that_fails_costs_no_other(
     for number, path in enumerate(exams):
         others = [str(path).replace("_t2w.", f"_{channel}.") for channel in ("hbv", "adc")]
         rows.append(",".join([f"e{number}", "cut.nii.gz" if number == 1 else str(path), *others]))
-    Path("manifest.csv").write_text("\n".join(rows))
+    Path("manifest.csv").write_text("\n".join(rows), encoding="utf-8")
     assert run(["encode", "manifest.csv", "-o", "out"]) == 7
     out, err = capsys.readouterr()
     assert [line.split("\t")[0] for line in out.splitlines()] == ["e0", "e2"]

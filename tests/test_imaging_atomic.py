@@ -42,9 +42,9 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "x.txt"
     write_text(target, "old")
     with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["x.txt"]
 
 
@@ -65,7 +65,7 @@ def test_a_killed_process_leaves_no_half_file(tmp_path):
 
 
 def test_a_folder_that_is_a_file_raises_os_error(tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(OSError):
         write_bytes(tmp_path / "file" / "x.bin", b"x")
 

@@ -27,7 +27,8 @@ def pi_cai(root: Path, sheet: str = "clinical_information/marksheet.csv") -> Pat
     touch(root / "csPCa_lesion_delineations" / "10000_1000000.nii.gz")
     touch(root / sheet).write_text(
         "patient_id,study_id,psa,case_ISUP,case_csPCa,lesion_PIRADS\n"
-        '10000,1000000,7.7,0,NO,\n10000,1000001,8.7,2,YES,4\n10001,1000002,,,,"3,5"\n'
+        '10000,1000000,7.7,0,NO,\n10000,1000001,8.7,2,YES,4\n10001,1000002,,,,"3,5"\n',
+        encoding="utf-8",
     )
     touch(root / "reports" / "10000_1000001.txt").write_text("PI-RADS 4 Läsion", encoding="utf-8")
     return root
@@ -48,7 +49,7 @@ def test_one_exam_folder_of_the_pi_cai_layout_still_finds_its_marksheet(tmp_path
     root = tmp_path / "flat"
     for channel in CHANNELS:
         touch(root / "7" / f"7_1_{channel}.nii.gz")
-    (root / "marksheet.csv").write_text("patient_id,study_id,case_csPCa\n7,1,YES\n8,1,NO\n")
+    (root / "marksheet.csv").write_text("patient_id,study_id,case_csPCa\n7,1,YES\n8,1,NO\n", encoding="utf-8")
     (exam,) = find_exams(root / "7", CHANNELS)
     assert (exam.id, exam.patient_id, exam.label) == ("7_1", "7", 1)
 
@@ -56,7 +57,7 @@ def test_one_exam_folder_of_the_pi_cai_layout_still_finds_its_marksheet(tmp_path
 def test_a_report_column_of_the_marksheet_is_read(tmp_path):
     for channel in CHANNELS:
         touch(tmp_path / "7" / f"7_1_{channel}.nii.gz")
-    (tmp_path / "marksheet.csv").write_text('patient_id,study_id,report\n7,1,"normal, no lesion"\n')
+    (tmp_path / "marksheet.csv").write_text('patient_id,study_id,report\n7,1,"normal, no lesion"\n', encoding="utf-8")
     assert find_exams(tmp_path, CHANNELS)[0].text == "normal, no lesion"
 
 
@@ -106,12 +107,13 @@ def test_an_input_error_survives_a_worker_process():
 
 
 def test_csv_manifest(tmp_path):
-    touch(tmp_path / "r.txt").write_text("from a file")
+    touch(tmp_path / "r.txt").write_text("from a file", encoding="utf-8")
     manifest = tmp_path / "m.csv"
     manifest.write_text(
         "id,patient_id,t2w,dwi,adc,text,report_path,class,spacing_mm,scanner\n"
         'b,p1,b/t.nii,b/h.nii,/abs/a.nii,"two, words",,YES,0.5x0.5x3,Skyra\n'
-        "a,,a/t.nii,a/h.nii,a/a.nii,,r.txt,0,,\n"
+        "a,,a/t.nii,a/h.nii,a/a.nii,,r.txt,0,,\n",
+        encoding="utf-8",
     )
     one, other = find_exams(manifest, CHANNELS)
     assert (one.id, one.patient_id, one.text, one.label) == ("a", "a", "from a file", 0)
@@ -123,7 +125,7 @@ def test_csv_manifest(tmp_path):
 
 def test_jsonl_manifest(tmp_path):
     row = {"id": 7, "t2w": "t.nii", "hbv": "h.nii", "adc": "a.nii", "report": "r", "class": 1, "spacing_mm": [1, 1, 3]}
-    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n\n")
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n\n", encoding="utf-8")
     (exam,) = find_exams(tmp_path / "m.jsonl", CHANNELS)
     assert (exam.id, exam.text, exam.label, exam.spacing_mm) == ("7", "r", 1, (1.0, 1.0, 3.0))
 
@@ -150,7 +152,7 @@ def test_records_of_a_pipe_become_exams_as_they_arrive():
 
 def test_a_run_folders_manifest_is_a_source(tmp_path):
     text = "\n".join(record(i, c, **{"class": 1}) for i in ("x2", "x1") for c in CHANNELS)
-    (tmp_path / "manifest.jsonl").write_text(text)
+    (tmp_path / "manifest.jsonl").write_text(text, encoding="utf-8")
     exams = find_exams(tmp_path, CHANNELS)
     assert [exam.id for exam in exams] == ["x1", "x2"]
     assert find_exams(tmp_path / "manifest.jsonl", CHANNELS) == exams
@@ -190,7 +192,7 @@ def test_bad_records_are_refused(lines, words):
     ],
 )
 def test_bad_manifests_are_refused(tmp_path, text, words):
-    (tmp_path / "m.csv").write_text(text)
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=words) as error:
         find_exams(tmp_path / "m.csv", CHANNELS)
     assert error.value.remedy
@@ -237,10 +239,10 @@ def test_two_files_for_one_channel_are_refused(tmp_path):
 def test_two_rows_for_one_exam_are_refused(tmp_path):
     root = pi_cai(tmp_path / "picai")
     sheet = root / "clinical_information" / "marksheet.csv"
-    sheet.write_text(sheet.read_text() + "10000,1000000,1,0,YES,\n")
+    sheet.write_text(sheet.read_text(encoding="utf-8") + "10000,1000000,1,0,YES,\n", encoding="utf-8")
     with pytest.raises(InputError, match="two rows for '10000_1000000'"):
         find_exams(root, CHANNELS)
-    sheet.write_text("patient,study\n1,2\n")
+    sheet.write_text("patient,study\n1,2\n", encoding="utf-8")
     with pytest.raises(InputError, match="no column 'patient_id'"):
         find_exams(root, CHANNELS)
 

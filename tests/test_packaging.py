@@ -30,7 +30,7 @@ def package_files() -> list[PurePosixPath]:
 
 
 def test_every_package_is_listed() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {path.parent for path in package_files() if path.suffix == ".py"}
     expected = {".".join(("ccella", *folder.parts)): str(folder) for folder in folders}
     assert settings["package-dir"] == expected

@@ -20,7 +20,7 @@ def test_latents_decode_to_what_sample_writes(stages, prompts, five, tmp_path):
         (parent,) = record.data["parents"]
         assert parent["path"].endswith(f"{record.id}_latent.safetensors")
     kept = {key: records[0].data[key] for key in ("prompt", "seed", "conditions", "sampler", "class_probability")}
-    original = json.loads((out / "a/a_t2w.json").read_text())
+    original = json.loads((out / "a/a_t2w.json").read_text(encoding="utf-8"))
     assert kept == {key: original[key] for key in kept}
     # Records as another process prints them do as well as the folder.
     again = stages.decode(iter(latents[:2]), tmp_path / "w")

@@ -42,7 +42,7 @@ def test_posterior_of_each_sequence_is_stored(stages, encoded, tiny_exams):
 
 def test_sidecar_has_what_training_needs(stages, encoded, tiny_exams):
     out, _ = encoded
-    data = json.loads((out / FIRST / f"{FIRST}_latent.json").read_text())
+    data = json.loads((out / FIRST / f"{FIRST}_latent.json").read_text(encoding="utf-8"))
     assert data["prompt"] == "Lesion left peripheral zone, PIRADS 5"
     assert (data["class"], data["patient_id"], data["synthetic"]) == (1, "10001", False)
     assert data["spacing_mm"] == [2.0, 2.0, 4.0]
@@ -55,7 +55,7 @@ def test_sidecar_has_what_training_needs(stages, encoded, tiny_exams):
     ]
     embedding = load_file(out / data["text_path"])["embedding"]
     torch.testing.assert_close(embedding, stages.text_encoder.encode([data["prompt"]])[0])
-    assert json.loads((out / SECOND / f"{SECOND}_latent.json").read_text())["class"] == 0
+    assert json.loads((out / SECOND / f"{SECOND}_latent.json").read_text(encoding="utf-8"))["class"] == 0
 
 
 def test_a_missing_report_is_the_embedding_of_the_empty_string(stages, encoded):
@@ -68,8 +68,8 @@ def test_a_missing_report_is_the_embedding_of_the_empty_string(stages, encoded):
 def test_equal_reports_are_stored_once(stages, tiny_exams, tmp_path):
     source = tmp_path / "exams"
     shutil.copytree(tiny_exams, source)
-    text = (source / f"reports/{FIRST}.txt").read_text()
-    (source / f"reports/{SECOND}.txt").write_text(text)
+    text = (source / f"reports/{FIRST}.txt").read_text(encoding="utf-8")
+    (source / f"reports/{SECOND}.txt").write_text(text, encoding="utf-8")
     records = stages.encode(find(stages, source)[:2], tmp_path / "o")
     assert records[0].data["text_path"] == records[1].data["text_path"]
     assert len(list((tmp_path / "o/text").iterdir())) == 1
@@ -94,7 +94,7 @@ def test_resume_refuses_a_changed_report(stages, tiny_exams, tmp_path):
     source = tmp_path / "exams"
     shutil.copytree(tiny_exams, source)
     stages.encode(find(stages, source), tmp_path / "o")
-    (source / f"reports/{SECOND}.txt").write_text("Lesion after all")
+    (source / f"reports/{SECOND}.txt").write_text("Lesion after all", encoding="utf-8")
     with pytest.raises(RunFolderError, match="was made with prompt 'No suspicious"):
         stages.encode(find(stages, source), tmp_path / "o", resume=True)
 

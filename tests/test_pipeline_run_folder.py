@@ -47,8 +47,8 @@ def names(items):
 def test_artefact_sidecar_and_manifest_agree(tmp_path):
     with open_run(tmp_path / "out") as run:
         add(run, "x", prompt="é")
-    sidecar = json.loads((tmp_path / "out/x/x_a.json").read_text())
-    lines = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
+    sidecar = json.loads((tmp_path / "out/x/x_a.json").read_text(encoding="utf-8"))
+    lines = (tmp_path / "out/manifest.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == sidecar
     assert sidecar["path"] == "x/x_a.bin"
     assert sidecar["prompt"] == "é"
@@ -76,7 +76,7 @@ def test_a_run_that_wrote_nothing_binds_nobody(tmp_path):
 def test_a_run_killed_before_its_first_line_is_noticed(tmp_path):
     with open_run(tmp_path) as run:
         add(run, "x")
-    (tmp_path / "manifest.jsonl").write_text("")
+    (tmp_path / "manifest.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(RunFolderError, match="already holds a run"):
         open_run(tmp_path)
 
@@ -117,7 +117,7 @@ def test_a_cut_artefact_or_sidecar_is_made_again(tmp_path):
             add(run, item)
     before = (tmp_path / "manifest.jsonl").read_bytes()
     (tmp_path / "p/p_b.bin").write_bytes(b"p")
-    (tmp_path / "q/q_a.json").write_text('{"schema": "ccella.record/1", "id"')
+    (tmp_path / "q/q_a.json").write_text('{"schema": "ccella.record/1", "id"', encoding="utf-8")
     (tmp_path / "r/r_a.bin").unlink()
     with open_run(tmp_path, resume=True) as run:
         assert [add(run, item) for item in "pqrs"] == [True, True, True, False]
@@ -165,8 +165,8 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     with open_run(tmp_path) as run:
         for item in "pq":
             add(run, item)
-    (tmp_path / "mine.json").write_text("{}")
-    (tmp_path / "q/mine.txt").write_text("keep")
+    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "q/mine.txt").write_text("keep", encoding="utf-8")
     (tmp_path / "preview.png").write_bytes(b"old")
     with open_run(tmp_path, overwrite=True, settings={"steps": 9}) as run:
         assert add(run, "z")
@@ -183,8 +183,8 @@ def test_overwrite_never_leaves_the_folder(tmp_path):
     with open_run(out) as run:
         add(run, "p")
     line = {"schema": "ccella.record/1", "kind": "volume", "id": "p", "path": "p/../../victim.bin"}
-    (out / "manifest.jsonl").write_text(json.dumps(line) + "\n")
-    (out / "p/victim.json").write_text(json.dumps(line))
+    (out / "manifest.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    (out / "p/victim.json").write_text(json.dumps(line), encoding="utf-8")
     with open_run(out, overwrite=True):
         pass
     assert victim.read_bytes() == b"precious"
@@ -212,7 +212,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 
 def test_unusable_folders_get_a_sentence(tmp_path):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"cannot be written: (Not a directory|File exists)") as caught:
         open_run(tmp_path / "file" / "out")
     assert "-o" in caught.value.remedy
@@ -241,7 +241,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path):
 def test_reading_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no manifest.jsonl"):
         list(read_run(tmp_path))
-    (tmp_path / "manifest.jsonl").write_text('{"schema": "ccella.record/1", "id": "p"')
+    (tmp_path / "manifest.jsonl").write_text('{"schema": "ccella.record/1", "id": "p"', encoding="utf-8")
     with pytest.raises(InputError, match="line 1 is not JSON") as caught:
         list(read_run(tmp_path))
     assert "--resume" in caught.value.remedy

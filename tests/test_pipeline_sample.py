@@ -32,7 +32,7 @@ def test_every_item_gives_one_volume_per_channel_in_the_declared_units(prompts, 
     np.testing.assert_array_equal(image.get_sform(), image.get_qform())
     # The grid's middle lies at 0.
     np.testing.assert_allclose(image.affine @ [7.5, 7.5, 3.5, 1], [0, 0, 0, 1])
-    sidecar = json.loads((out / "a/a_adc.json").read_text())
+    sidecar = json.loads((out / "a/a_adc.json").read_text(encoding="utf-8"))
     assert (sidecar["unit"], sidecar["intensity"]) == ("1e-6 mm2/s", {"lower": 0.0, "upper": 3000.0})
     data = np.asarray(image.dataobj)
     assert data.min() >= 0.0 and 100.0 < data.max() <= 3000.0
@@ -40,7 +40,7 @@ def test_every_item_gives_one_volume_per_channel_in_the_declared_units(prompts, 
 
 def test_a_sidecar_says_where_its_volume_came_from(prompts, five):
     out = five
-    sidecar = json.loads((out / "c/c_t2w.json").read_text())
+    sidecar = json.loads((out / "c/c_t2w.json").read_text(encoding="utf-8"))
     assert sidecar["synthetic"] is True
     assert sidecar["prompt"] == prompts[2].text
     assert sidecar["conditions"] == {"class": None, "spacing_mm": [1.0, 1.5, 3.0]}
@@ -56,8 +56,8 @@ def test_a_sidecar_says_where_its_volume_came_from(prompts, five):
     assert sidecar["licence"]["id"] == "Apache-2.0"
     assert sidecar["parents"] == []
     assert nibabel.load(out / "c/c_t2w.nii.gz").header.get_zooms() == (1.0, 1.5, 3.0)
-    assert json.loads((out / "d/d_t2w.json").read_text())["class"] == 1
-    assert json.loads((out / "e/e_t2w.json").read_text())["meta"] == {"site": "x"}
+    assert json.loads((out / "d/d_t2w.json").read_text(encoding="utf-8"))["class"] == 1
+    assert json.loads((out / "e/e_t2w.json").read_text(encoding="utf-8"))["meta"] == {"site": "x"}
 
 
 def test_manifest_lists_what_was_yielded(stages, prompts, five, tmp_path):
@@ -65,7 +65,7 @@ def test_manifest_lists_what_was_yielded(stages, prompts, five, tmp_path):
     records = stages.sample(prompts[:2], tmp_path / "o")
     assert [record.path for record in read_run(tmp_path / "o")] == [record.path for record in records]
     assert (out / "preview.png").read_bytes().startswith(b"\x89PNG")
-    run = json.loads((out / "run.json").read_text())
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["settings"]["command"] == "sample" and "started" in run
 
 
@@ -79,7 +79,7 @@ def test_seed_zero_is_a_seed_and_seeds_differ(stages, prompts, tmp_path):
     stages.sample(prompts[:1], tmp_path / "s", seeds=(0, 1))
     zero, one = (np.asarray(nibabel.load(tmp_path / f"s/a_s{s}/a_s{s}_t2w.nii.gz").dataobj) for s in (0, 1))
     assert np.abs(zero - one).max() > 1.0
-    assert json.loads((tmp_path / "s/a_s0/a_s0_t2w.json").read_text())["seed"] == 0
+    assert json.loads((tmp_path / "s/a_s0/a_s0_t2w.json").read_text(encoding="utf-8"))["seed"] == 0
 
 
 def test_an_item_does_not_depend_on_its_batch(stages, prompts, five, largest_difference, tmp_path):

@@ -53,7 +53,7 @@ def test_half_written_folders_do_not_count_and_are_swept(tmp_path: Path) -> None
     save(tmp_path, 3)
     killed = tmp_path / ".step-00000009.abcd1234.part"
     killed.mkdir()
-    (killed / "state.json").write_text("{}")
+    (killed / "state.json").write_text("{}", encoding="utf-8")
     (tmp_path / "step-00000010").mkdir()
     (tmp_path / "notes").mkdir()
     latest = latest_checkpoint(tmp_path)

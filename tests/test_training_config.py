@@ -25,7 +25,7 @@ KINDS = {"autoencoder": AutoencoderTraining, "denoiser": DenoiserTraining}
 
 def test_later_layers_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("steps = 20\nlearning_rate = 1\n")
+    file.write_text("steps = 20\nlearning_rate = 1\n", encoding="utf-8")
     card = {"steps": 10, "batch_size": 3, "learning_rate": 0.5, "class_weight": 0.25}
     options = resolve_options(DenoiserTraining, "denoiser", card, {"steps": 30, "batch_size": None}, file)
     assert (options.steps, options.batch_size, options.learning_rate, options.class_weight) == (30, 3, 1.0, 0.25)
@@ -35,13 +35,13 @@ def test_later_layers_win(tmp_path: Path) -> None:
 
 def test_a_file_may_hold_the_tables_of_several_stages(tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
-    file.write_text("[autoencoder]\nkl_weight = 0.5\n[denoiser]\nloss = 'l1'\n")
+    file.write_text("[autoencoder]\nkl_weight = 0.5\n[denoiser]\nloss = 'l1'\n", encoding="utf-8")
     assert resolve_options(AutoencoderTraining, "autoencoder", {}, {}, file).kl_weight == 0.5
     assert resolve_options(DenoiserTraining, "denoiser", {}, {}, file).loss == "l1"
-    file.write_text("steps = 3\n[denoiser]\nloss = 'l1'\n")
+    file.write_text("steps = 3\n[denoiser]\nloss = 'l1'\n", encoding="utf-8")
     with pytest.raises(InputError, match="steps stands beside"):
         resolve_options(DenoiserTraining, "denoiser", {}, {}, file)
-    file.write_text("[autoencoder]\nsteps = 3\n")
+    file.write_text("[autoencoder]\nsteps = 3\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"no table \[denoiser\]"):
         resolve_options(DenoiserTraining, "denoiser", {}, {}, file)
 
@@ -51,7 +51,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(tmp_path: Path) -> N
         resolve_options(DenoiserTraining, "denoiser", {"learning_rat": 1e-3})
     assert caught.value.remedy == "Did you mean learning_rate?"
     file = tmp_path / "bad.toml"
-    file.write_text("kl_weigth = 1.0\n")
+    file.write_text("kl_weigth = 1.0\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"bad\.toml") as caught:
         resolve_options(AutoencoderTraining, "autoencoder", {}, {}, file)
     assert "kl_weight" in caught.value.remedy
@@ -85,7 +85,7 @@ def test_a_value_out_of_range_is_refused(name: str, value: object, remedy: str) 
 def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         resolve_options(DenoiserTraining, "denoiser", {}, {}, tmp_path / "absent.toml")
-    (tmp_path / "broken.toml").write_text("steps = = 3")
+    (tmp_path / "broken.toml").write_text("steps = = 3", encoding="utf-8")
     with pytest.raises(InputError, match="not valid TOML"):
         resolve_options(DenoiserTraining, "denoiser", {}, {}, tmp_path / "broken.toml")
 
@@ -103,7 +103,7 @@ def test_the_saved_config_gives_the_same_options_back(stage: str, tmp_path: Path
     options = resolve_options(KINDS[stage], stage, {}, special)
     write_config(tmp_path / "config.toml", stage, options)
     assert resolve_options(KINDS[stage], stage, {}, {}, tmp_path / "config.toml") == options
-    table = tomllib.loads((tmp_path / "config.toml").read_text())[stage]
+    table = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))[stage]
     assert set(table) == {item.name for item in fields(KINDS[stage])}
 
 

@@ -134,7 +134,7 @@ def write_latents(folder: Path, count: int = 4, **changes: Any) -> Path:
                "prompt": None if number == 1 else f"report {number}", "class": [0, 1, None, 1][number % 4],
                "spacing_mm": [1.5, 1.5, 3.0]} | changes  # fmt: skip
         lines.append(json.dumps(row) + "\n")
-    (folder / "manifest.jsonl").write_text("".join(reversed(lines)))
+    (folder / "manifest.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
     return folder
 
 

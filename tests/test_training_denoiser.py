@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "spacing_mm": [1.5, 1.5, 3.0],
             "model": {"id": "x", "files": {"autoencoder/autoencoder.safetensors": "0" * 64}},
         }))  # fmt: skip
-    (out / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    (out / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return out
 
 
@@ -112,7 +112,10 @@ def test_training_ends_in_a_model_folder_that_loads(card: Card, folder: Path, tm
     for name, value in checkpoint.tensors("average").items():
         torch.testing.assert_close(state[name.removeprefix("denoiser.")], value, rtol=1e-3, atol=1e-4)
     assert written.measured["denoiser_validation"]["loss"] == pytest.approx(progress.scalars["loss"], abs=1e-4)
-    rows = [json.loads(line) for line in (tmp_path / "out/training/denoiser/metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "out/training/denoiser/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     validation = [row["validation/loss"] for row in rows if "validation/loss" in row]
     assert len(validation) == 4
     assert validation[-1] < validation[0]

@@ -97,7 +97,7 @@ def final_state(out: Path) -> dict[str, Tensor]:
 
 
 def rows(out: Path) -> list[dict[str, float]]:
-    lines = (run_folder(out, "small") / "metrics.jsonl").read_text().splitlines()
+    lines = (run_folder(out, "small") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{name: value for name, value in json.loads(line).items() if name != "steps_per_s"} for line in lines]
 
 
@@ -316,9 +316,9 @@ def test_channels_last_keeps_values() -> None:
 
 def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st', encoding="utf-8")
     cut_metrics(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
 
 
 def main(out: Path, kill_at: int | None) -> None:

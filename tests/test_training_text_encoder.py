@@ -58,7 +58,7 @@ def test_saved_folder_loads_with_transformers_alone(trained):
     encoding = tokenizer("PI-RADS 4 lesion", return_tensors="pt")
     assert encoding["input_ids"][0, -1] == encoder.config.eos_token_id == tokenizer.eos_token_id
     assert encoder(**encoding).last_hidden_state.shape[-1] == 32
-    assert json.loads((folder / "pretraining.json").read_text()) == summary
+    assert json.loads((folder / "pretraining.json").read_text(encoding="utf-8")) == summary
     assert summary["parameters"] == sum(parameter.numel() for parameter in encoder.parameters())
 
 

@@ -11,7 +11,7 @@ BUNDLED = CARDS["ccella-pp/phantom"].directory / "card.toml"
 
 
 def document():
-    return tomllib.loads(BUNDLED.read_text())
+    return tomllib.loads(BUNDLED.read_text(encoding="utf-8"))
 
 
 def failure(changed):
@@ -108,6 +108,6 @@ def test_files_stay_inside_and_are_pinned(file):
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(CardError, match="no card"):
         read_card(tmp_path / "card.toml")
-    (tmp_path / "card.toml").write_text("schema = \n")
+    (tmp_path / "card.toml").write_text("schema = \n", encoding="utf-8")
     with pytest.raises(CardError, match="not valid TOML"):
         read_card(tmp_path / "card.toml")

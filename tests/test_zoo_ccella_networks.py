@@ -49,7 +49,7 @@ def randomise(model, seed):
 
 
 def published(name):
-    return {key: tuple(shape) for key, shape in json.loads((DATA / name).read_text()).items()}
+    return {key: tuple(shape) for key, shape in json.loads((DATA / name).read_text(encoding="utf-8")).items()}
 
 
 def shapes(model):

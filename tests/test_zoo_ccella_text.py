@@ -91,7 +91,9 @@ def test_window_needs_room_for_a_token(folder):
 
 def test_the_encoder_half_of_a_full_checkpoint_is_loaded(tmp_path):
     full = write_folder(tmp_path / "full", T5ForConditionalGeneration)
-    assert json.loads((full / "config.json").read_text())["architectures"] == ["T5ForConditionalGeneration"]
+    assert json.loads((full / "config.json").read_text(encoding="utf-8"))["architectures"] == [
+        "T5ForConditionalGeneration"
+    ]
     encoder = TextEncoder.from_folder(full)
     assert isinstance(encoder.model, T5EncoderModel)
     stored = load_file(full / "model.safetensors")

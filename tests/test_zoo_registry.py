@@ -10,10 +10,10 @@ KNOWN = {"ccella", "ccella-pp", "ccella-pp/phantom"}
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with a model folder called like a zoo model, and one called otherwise."""
-    card = (find_card(DEFAULT_MODEL).directory / "card.toml").read_text()
+    card = (find_card(DEFAULT_MODEL).directory / "card.toml").read_text(encoding="utf-8")
     for name in ("ccella-pp", "mine"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "card.toml").write_text(card)
+        (tmp_path / name / "card.toml").write_text(card, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
