@@ -133,4 +133,7 @@ def min_snr_weights(schedule: NoiseSchedule, t: torch.Tensor, gamma: float = 5.0
         return capped / ratio
     if schedule.prediction == "v_prediction":
         return capped / (ratio + 1)
+    if schedule.is_flow:
+        # z = z_t - s flow, so an error of the flow is s times as large in the clean latent; ratio = (1 / s - 1)^2.
+        return capped / (ratio.sqrt() + 1) ** 2
     return capped

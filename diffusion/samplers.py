@@ -18,6 +18,8 @@ from .schedule import NoiseSchedule
 from .timesteps import check_table
 
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc")
+# A rectified flow has a sampler of its own.
+FLOW_SAMPLERS = ("euler",)
 
 Predict = Callable[[torch.Tensor, int], torch.Tensor]
 _Step = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
@@ -50,8 +52,9 @@ def is_stochastic(sampler: str, eta: float = 0.0) -> bool:
     Raises:
         ValueError: if the sampler is unknown, or eta is out of range or given to another sampler than DDIM.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"Sampler {sampler!r} is unknown; known are {', '.join(SAMPLERS)}.")
+    known = (*SAMPLERS, *FLOW_SAMPLERS)
+    if sampler not in known:
+        raise ValueError(f"Sampler {sampler!r} is unknown; known are {', '.join(known)}.")
     if not 0 <= eta <= 1:
         raise ValueError(f"The share of added noise, eta, must lie within 0 .. 1, got {eta}.")
     if eta and sampler != "ddim":
@@ -83,7 +86,7 @@ def sample(
         noise: standard normal noise [B, C, ...].
         schedule: the noise schedule the network was trained with.
         sampler: "ddpm" (Ho et al. 2020, posterior variance), "ddim" (Song et al. 2021), "dpmsolver++" (the 2M variant,
-            Lu et al. 2022) or "unipc" (order 2, B2(h), Zhao et al. 2023).
+            Lu et al. 2022) or "unipc" (order 2, B2(h), Zhao et al. 2023); for a rectified flow "euler".
         timesteps: strictly descending timesteps to visit.
         eta: DDIM's share of added noise: 0 is deterministic, 1 adds as much as DDPM.
         generators: one CPU generator per item, see `noise.ancestral_generator`; required where the sampler adds
@@ -108,7 +111,10 @@ def sample(
                 f"Sampler {sampler!r} adds noise and needs {len(noise)} generators, one per item, got {given}."
             )
         streams = list(generators)
-    step = _build_step(sampler, schedule, table, eta, streams)
+    if (sampler in FLOW_SAMPLERS) != schedule.is_flow:
+        raise ValueError(f"Sampler {sampler!r} does not go with the schedule {schedule.beta_schedule!r}.")
+    build = _build_flow_step if schedule.is_flow else _build_step
+    step = build(sampler, schedule, table, eta, streams)
     z = noise.to(torch.float32)
     for i in range(len(table)):
         prediction = predict(z, i)
@@ -144,6 +150,32 @@ def _build_step(
 
     def step(prediction: torch.Tensor, i: int, z: torch.Tensor) -> torch.Tensor:
         return scheduler.step(prediction, len(table) - 1 - i, z, return_dict=False, **extra)[0]
+
+    return step
+
+
+def _build_flow_step(
+    sampler: str,
+    schedule: NoiseSchedule,
+    table: tuple[int, ...],
+    eta: float,
+    generators: list[torch.Generator] | None,
+) -> _Step:
+    """As `_build_step`, along the straight line of a rectified flow."""
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    levels = schedule.levels[1][list(table)]
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=schedule.train_timesteps, shift=1.0)
+    scheduler.set_timesteps(sigmas=levels.tolist())
+    wanted = torch.cat([levels, torch.zeros(1, dtype=levels.dtype)])
+    if not torch.allclose(scheduler.sigmas.double(), wanted, rtol=1e-6):
+        raise ValueError(
+            f"{type(scheduler).__name__} of the installed diffusers does not follow the timestep table it was given."
+        )
+
+    def step(prediction: torch.Tensor, i: int, z: torch.Tensor) -> torch.Tensor:
+        moved: torch.Tensor = scheduler.step(prediction, scheduler.timesteps[i], z, return_dict=False)[0]
+        return moved
 
     return step
 

@@ -61,7 +61,8 @@ def choose_settings(
 ) -> SampleSettings:
     """Fills what the user left open from the card.
 
-    The card's own timestep table serves its own number of steps; another number takes the quadratic table.
+    The card's own timestep table serves its own number of steps; another number takes the quadratic table, or an even
+    one for a rectified flow.
 
     Args:
         card: The model.
@@ -84,6 +85,13 @@ def choose_settings(
     name = sampler if sampler is not None else default.name
     if name not in SAMPLERS:
         raise InputError(f"Sampler {name!r} is unknown.", f"Use one of {', '.join(SAMPLERS)}.")
+    flow = card.schedule.prediction == "flow"
+    if (name == "euler") != flow:
+        fitting = [other for other in SAMPLERS if (other == "euler") == flow]
+        raise InputError(
+            f"Sampler {name!r} does not go with model {card.id}, which is {'' if flow else 'not '}a rectified flow.",
+            f"Use {', '.join(fitting)}.",
+        )
     if batch_size < 1:
         raise InputError(f"Batch size {batch_size} is below 1.", "Give at least 1.")
     scale = default.guidance_scale if guidance_scale is None else guidance_scale
@@ -101,7 +109,8 @@ def choose_settings(
         elif default.timesteps is not None and count == default.steps:
             table = default.timesteps
         else:
-            table = timestep_table(train, count, "quadratic")
+            # A straight line is followed in even steps; a curved one needs more of them towards the clean end.
+            table = timestep_table(train, count, "trailing" if flow else "quadratic")
     except ValueError as error:
         raise InputError(str(error), "Change the sampler's options.") from error
     return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)

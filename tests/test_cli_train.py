@@ -5,7 +5,9 @@ import pytest
 from ccella.cli.train import parse_options, parse_value
 from ccella.imaging.errors import InputError
 
-NOTHING = {"steps": None, "batch_size": None, "seed": None, "device": "auto", "precision": "auto", "settings": ()}
+NOTHING = dict.fromkeys(("steps", "batch_size", "seed", "epochs", "finetune")) | {
+    "device": "auto", "precision": "auto", "settings": (),
+}  # fmt: skip
 
 
 def test_what_is_not_given_is_left_to_card_and_file() -> None:

@@ -111,7 +111,7 @@ def run_with(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampler": "euler"}, "'euler' is unknown"),
+        ({"sampler": "heun"}, "'heun' is unknown"),
         ({"sampler": "ddpm"}, "needs 2 generators, one per item, got none"),
         ({"sampler": "ddpm", "generators": [ancestral_generator(0)]}, "needs 2 generators, one per item, got 1"),
         ({"eta": 0.5}, "needs 2 generators"),

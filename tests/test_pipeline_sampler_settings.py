@@ -11,7 +11,8 @@ from ccella.pipeline.sampler_settings import choose_settings
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "euler"}, "'euler' is unknown"),
+        ({"sampler": "heun"}, "'heun' is unknown"),
+        ({"sampler": "euler"}, "not a rectified flow"),
         ({"steps": 0}, "between 1 and 1000"),
         ({"steps": 1001}, "between 1 and 1000"),
         ({"sampler": "unipc", "eta": 0.5}, "Only the sampler 'ddim' takes eta"),

@@ -8,18 +8,23 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ccella.diffusion.losses import denoising_loss, focal_loss
 from ccella.imaging.errors import InputError
+from ccella.pipeline.sampler_settings import choose_settings
 from ccella.training.checkpoints import latest_checkpoint
 from ccella.training.config import DenoiserTraining, resolve_options
 from ccella.training.denoiser import DenoiserTask, class_auc, noise_schedule, train_denoiser
+from ccella.training.engine import Engine
 from ccella.training.export import initial_network
 from ccella.training.interruption import TrainingInterrupted
 from ccella.training.latents import latent_items, latent_scale
+from ccella.training.recipes import apply_recipe
 from ccella.training.splits import split_patients
 from ccella.zoo.card import Card, parse_card, read_card
 from ccella.zoo.errors import WeightsMissingError
@@ -54,16 +59,19 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_latents(tmp_path_factory.mktemp("latents"), SHAPE)
+
+
+def write_latents(out: Path, shape: tuple[int, ...], digest: str = "0" * 64) -> Path:
     """Ten exams: their class is written in the sign of their report and of their latent."""
-    out = tmp_path_factory.mktemp("latents")
-    (out / "text").mkdir()
+    (out / "text").mkdir(parents=True)
     lines = []
     for number in range(10):
         generator = torch.Generator().manual_seed(number)
         label, name = number % 2, f"e{number}"
         (out / name).mkdir()
-        mean = 2 * torch.randn(SHAPE, generator=generator) + 4 * (2 * label - 1)
-        save_file({"mean": mean, "sigma": torch.full(SHAPE, 0.3)}, out / name / f"{name}_latent.safetensors")
+        mean = 2 * torch.randn(shape, generator=generator) + 4 * (2 * label - 1)
+        save_file({"mean": mean, "sigma": torch.full(shape, 0.3)}, out / name / f"{name}_latent.safetensors")
         text = torch.full((2 + number % 3, WIDTH), 2.0 * label - 1) if number != 9 else torch.zeros(1, WIDTH)
         save_file({"embedding": text}, out / f"text/{number}.safetensors")
         lines.append(json.dumps({
@@ -71,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "patient_id": f"p{number}", "text_path": f"text/{number}.safetensors",
             "prompt": None if number == 9 else f"report {number}", "class": None if number == 8 else label,
             "spacing_mm": [1.5, 1.5, 3.0],
-            "model": {"id": "x", "files": {"autoencoder/autoencoder.safetensors": "0" * 64}},
+            "model": {"id": "x", "files": {"autoencoder/autoencoder.safetensors": digest}},
         }))  # fmt: skip
     (out / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return out
@@ -217,6 +225,57 @@ def test_min_snr_weights_change_the_loss_only_where_noise_is_low(card: Card, fol
         snr = float(noise_schedule(card).signal_to_noise(torch.tensor(t)))
         factor = min(snr, 5.0) / (snr + 1)
         assert changed == pytest.approx(factor * loss, rel=1e-3)
+
+
+def test_samples_are_drawn_from_the_same_noise(tiny_model: Path, tmp_path: Path) -> None:
+    card = read_card(tiny_model / "card.toml")
+    folder = write_latents(tmp_path / "latents", card.latent_shape, card.part("autoencoder").files[0].sha256)
+    lines: list[str] = []
+    changes = {"samples_every": 2, "sample_items": 1, "sample_steps": 2, "learning_rate": 1e-12}
+    train_denoiser(card, folder, tmp_path / "out", options(**changes), log=lines.append)
+    mosaics = sorted((tmp_path / "out/training/denoiser/samples").iterdir())
+    assert [path.name for path in mosaics] == ["step-00000002.png", "step-00000004.png"]
+    assert sum(line.startswith("Samples: ") for line in lines) == 2
+    # Next to no learning, the same noise: the same picture.
+    one, other = (np.asarray(Image.open(path)).astype(int) for path in mosaics)
+    assert one.std() > 10
+    assert np.abs(one - other).max() <= 1
+    train_denoiser(card, folder, tmp_path / "none", options(**changes, validation_fraction=0.0), log=lines.append)
+    assert "There is no validation report to sample from." in lines
+    with pytest.raises(WeightsMissingError):
+        train_denoiser(find_card("ccella"), folder, tmp_path / "bad", options(**changes))
+
+
+@pytest.mark.parametrize(
+    "recipe", ["ccella-first-head", "ccella-true-class", "ccella-class-only", "ccella-spacing-only"]
+)
+def test_an_ablation_trains_with_every_option_of_the_engine(folder: Path, tmp_path: Path, recipe: str) -> None:
+    card = apply_recipe(small_card(tmp_path), recipe)
+    settings = {"recompute_activations": True, "accumulate": 2, "channels_last": True, "precision": "bf16", "steps": 2}
+    progress = train_denoiser(card, folder, tmp_path / "out", options(**settings))
+    assert progress.scalars["loss"] > 0
+
+
+def test_recomputed_activations_give_the_same_gradients(card: Card, folder: Path) -> None:
+    gradients = []
+    for recompute in (False, True):
+        engine = Engine(make_task(card, folder), options(recompute_activations=recompute))
+        engine.advance()
+        gradients.append({name: value.clone() for name, value in engine.weights().items()})
+    assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
+
+
+def test_a_rectified_flow_trains(folder: Path, tmp_path: Path) -> None:
+    document: dict[str, Any] = copy.deepcopy(dict(small_card(tmp_path).document))
+    document["schedule"] = {"train_timesteps": 1000, "beta_schedule": "rectified_flow", "prediction": "flow"}
+    document["sampler"] = {"name": "euler", "steps": 20}
+    flow = parse_card(document, tmp_path / "card.toml")
+    settings = {"timestep_density": "logit_normal", "loss_weighting": "min_snr", "steps": 2}
+    train_denoiser(flow, folder, tmp_path / "out", options(**settings))
+    assert choose_settings(read_card(tmp_path / "out/card.toml")).timesteps[0] == 999
+    with pytest.raises(InputError, match="is a rectified flow") as caught:
+        choose_settings(flow, sampler="ddim")
+    assert caught.value.remedy == "Use euler."
 
 
 def test_latents_of_another_autoencoder_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The loop: exact resume after a kill, invariance to micro-batches and processes, divergence, interruption.
 
-Run as a program, it trains the small task into a folder: `python test_training_loop.py FOLDER [KILL_AT]`.
+Run as a program, it trains the small task into a folder: `python test_training_loop.py FOLDER [KILL_AT|poison]`.
 """
 
+import errno
 import json
 import os
 import signal
@@ -22,8 +23,10 @@ from ccella.training.averaging import WeightAverage
 from ccella.training.checkpoints import list_checkpoints
 from ccella.training.config import LoopTraining
 from ccella.training.engine import Engine, TrainingDivergedError, use_channels_last
+from ccella.training.feeding import Feeder
 from ccella.training.interruption import TrainingInterrupted
 from ccella.training.loop import run_folder, train
+from ccella.training.precision import Precision, clip_gradients
 from ccella.training.randomness import epoch_order, item_generator, scoped_seed, step_indices
 from ccella.training.rates import learning_rate
 from ccella.training.reporting import cut_metrics
@@ -44,6 +47,12 @@ class Objective(nn.Module):
         error = (self.network(batch["x"] + 0.1 * batch["eps"]) - batch["x"].flip(2)).square().mean()
         return error, {"error": error}
 
+    def sharding_units(self) -> Sequence[nn.Module]:
+        return [self.network[0], self.network]
+
+    def checkpointing_units(self) -> Sequence[nn.Module]:
+        return list(self.network)
+
 
 class SmallTask:
     """Learns to flip noise images of 4 x 4 pixels."""
@@ -56,6 +65,7 @@ class SmallTask:
             self.images[poison] = torch.nan
         self.ids: Sequence[str] = [f"item{number}" for number in range(10)]
         self.identity: Mapping[str, str] = {"data": digest}
+        self.details: Mapping[str, Mapping[str, str]] = {"data": dict.fromkeys((*self.ids, digest), digest)}
         self.scale = 1.5
 
     def draw(self, index: int, generator: torch.Generator) -> Batch:
@@ -125,7 +135,7 @@ def test_a_killed_run_resumes_to_the_same_bits(unbroken: Path, tmp_path: Path) -
     process = spawn([tmp_path, 8])
     output, _ = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, output
-    assert [checkpoint.step for checkpoint in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [3, 6]
+    assert [checkpoint.step for checkpoint in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [4, 6]
     run(tmp_path, resume=True)
     assert_same(final_state(tmp_path), final_state(unbroken))
     assert rows(tmp_path) == rows(unbroken)
@@ -152,19 +162,46 @@ def test_micro_batches_do_not_change_the_result(unbroken: Path, tmp_path: Path) 
         torch.testing.assert_close(value, final_state(unbroken)[name], rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_do_not_change_the_result(unbroken: Path, tmp_path: Path) -> None:
+def run_two(arguments: Sequence[object], **environment: str) -> list[tuple[int, str]]:
+    """Exit code and output of two processes that train together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    workers = [spawn([tmp_path], RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
-    outputs = [worker.communicate(timeout=180)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    common |= environment
+    workers = [spawn(arguments, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    outputs = [worker.communicate(timeout=600)[0] for worker in workers]
+    return [(worker.returncode, output) for worker, output in zip(workers, outputs, strict=True)]
+
+
+@pytest.mark.parametrize("sharded", ["false", "true"], ids=["ddp", "fsdp"])
+def test_two_processes_do_not_change_the_result(unbroken: Path, tmp_path: Path, sharded: str) -> None:
+    results = run_two([tmp_path], ACCELERATE_USE_FSDP=sharded)
+    assert [code for code, _ in results] == [0, 0], results
     for name, value in final_state(tmp_path).items():
         torch.testing.assert_close(value, final_state(unbroken)[name], rtol=1e-4, atol=1e-5)
     # Losses are means over both processes, and only the first process writes.
     losses = [[row["loss"] for row in rows(out) if "loss" in row] for out in (tmp_path, unbroken)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    words = "2 processes with sharded weights" if sharded == "true" else "2 processes, this one on 1 process"
+    with pytest.raises(InputError, match=words) as caught:
+        run(tmp_path, resume=True)
+    assert "--allow-world-size" in caught.value.remedy
+    task, lines = SmallTask(), []
+    train(task, small_options(), tmp_path, stage="small", resume=True, log=lines.append, allow=("world_size",))
+    assert any("Changed since, world_size" in line for line in lines)
+
+
+def test_all_processes_stop_at_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    results = run_two([tmp_path, "poison"])
+    step = next(step for step in range(3) if 3 in step_indices(0, step, 4, 10))
+    # The items of the poisoned half of the batch, not of the whole one.
+    indices = step_indices(0, step, 4, 10)
+    half = indices[:2] if 3 in indices[:2] else indices[2:]
+    wanted = f"loss is nan at step {step + 1}; the batch holds: {', '.join(f'item{index}' for index in half)}."
+    for code, output in results:
+        assert code == 1
+        assert wanted in output
 
 
 def test_sigterm_saves_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> None:
@@ -179,7 +216,7 @@ def test_sigterm_saves_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> 
     assert "--resume" in caught.value.remedy
     assert isinstance(caught.value, KeyboardInterrupt)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert [c.step for c in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [3, 5]
+    assert [c.step for c in list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")] == [4, 5]
     run(tmp_path, resume=True)
     assert_same(load_file(tmp_path / "exported-12.safetensors"), load_file(unbroken / "exported-12.safetensors"))
 
@@ -215,7 +252,8 @@ def test_resuming_something_else_is_refused(unbroken: Path, tmp_path: Path) -> N
     assert "config.toml" in caught.value.remedy
     with pytest.raises(InputError, match="steps = 3, this one 12"):
         run(out, resume=True)
-    with pytest.raises(InputError, match="another data"):
+    wanted = r"another data: 1 added \(b\), 1 removed \(a\), 10 changed \(item0 \(a -> b\), .* and 5 more\)"
+    with pytest.raises(InputError, match=wanted):
         train(SmallTask(digest="b"), small_options(steps=3), out, stage="small", resume=True)
     assert run(out, steps=3, resume=True, log_every=2).step == 3
 
@@ -234,6 +272,117 @@ def test_a_loss_that_is_no_number_names_step_and_items(tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError, match=rf"loss is nan at step {first + 1}; .*item3"):
         train(task, small_options(), tmp_path, stage="small")
     assert all(bool(torch.isfinite(value).all()) for value in task.objective.state_dict().values())
+
+
+def test_what_is_allowed_to_differ_is_kept_in_mind(tmp_path: Path) -> None:
+    run(tmp_path, steps=3)
+    changed = small_options(steps=5, learning_rate=0.02)
+    lines: list[str] = []
+    progress = train(SmallTask(digest="b"), changed, tmp_path, stage="small", resume=True, log=lines.append,
+                     allow=("options", "data"))  # fmt: skip
+    assert [change.split(":")[0] for change in progress.changes] == ["step 3"] * 2
+    assert "learning_rate = 0.01, this one 0.02" in progress.changes[0]
+    assert len([line for line in lines if line.startswith("Changed since")]) == 2
+    again = train(SmallTask(digest="b"), changed, tmp_path, stage="small", resume=True)
+    assert again.changes == progress.changes
+
+
+def test_recomputed_activations_change_nothing(unbroken: Path, tmp_path: Path) -> None:
+    run(tmp_path, recompute_activations=True)
+    assert_same(load_file(tmp_path / "exported-12.safetensors"), load_file(unbroken / "exported-12.safetensors"))
+
+
+def test_batches_prepared_ahead_are_the_same(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccella.training.engine.Feeder", lambda prepare, ahead: Feeder(prepare, ahead=True))
+    run(tmp_path)
+    assert_same(final_state(tmp_path), final_state(unbroken))
+
+
+def test_the_best_checkpoint_is_kept_and_exported(tmp_path: Path) -> None:
+    class Spoiled(SmallTask):
+        """Its validation is best at the second visit."""
+
+        visits = 0
+
+        def validate(self, device: torch.device) -> dict[str, float]:
+            self.visits += 1
+            return {"loss": [3.0, 1.0, 2.0, 4.0, 5.0, 6.0][self.visits - 1]}
+
+    options = small_options(validate_every=2, checkpoint_every=1, keep_checkpoints=2, export_weights="best")
+    progress = train(Spoiled(), options, tmp_path, stage="small")
+    checkpoints = list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")
+    assert [checkpoint.step for checkpoint in checkpoints] == [4, 11, 12]
+    assert (progress.step, checkpoints[-1].state()["best"]["step"]) == (12, 4)
+    assert_same(load_file(tmp_path / "exported-4.safetensors"), checkpoints[0].tensors("average"))
+
+
+def test_a_disk_that_fills_during_a_save_leaves_the_former_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("This user may not mount a small file system.")
+
+    def fill(line: str) -> None:
+        if line.startswith("step 4/"):
+            with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb") as stream:
+                while True:
+                    stream.write(bytes(512))
+                    stream.flush()
+
+    try:
+        with pytest.raises(OSError, match="No space left") as caught:
+            run(disk / "run", log=fill, validate_every=0)
+        assert caught.value.errno == errno.ENOSPC
+        folder = run_folder(disk / "run", "small")
+        assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]
+        (disk / "filler").unlink()
+        assert run(disk / "run", resume=True, validate_every=0).step == 12
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_fp16_leaves_out_steps_that_overflow(tmp_path: Path) -> None:
+    run(tmp_path, precision="fp16", steps=4)
+    scales = [row["loss_scale"] for row in rows(tmp_path) if "loss_scale" in row]
+    checkpoint = list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")[-1]
+    assert checkpoint.state()["loss_scale"]["scale"] == scales[-1]
+    device = torch.device("cpu")
+    precision = Precision("fp16", device)
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    for factor, taken in ((1e38, False), (1e-3, True)):
+        optimizer.zero_grad()
+        precision.backward((weight * factor).sum())
+        precision.unscale(optimizer)
+        norm = float(clip_gradients([weight], 1.0))
+        assert torch.isfinite(torch.tensor(norm)).item() is taken
+        assert precision.forgives
+        precision.step(optimizer)
+        assert torch.equal(weight, torch.ones(2)) is not taken
+    assert precision.scale == 2.0**15
+    other = Precision("fp16", device)
+    other.restore(precision.state())
+    assert other.scale == precision.scale
+
+
+def test_a_length_in_epochs_becomes_steps(tmp_path: Path) -> None:
+    assert run(tmp_path, epochs=1.5).step == 4  # 15 items in batches of 4
+    assert list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")[-1].state()["options"]["epochs"] == 0
+
+
+def test_curves_for_tensorboard_hold_what_metrics_hold(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(run_folder(tmp_path, "small") / "tensorboard"))
+    events.Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert curve == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows(tmp_path) if "loss" in row]
+    assert [event.step for event in events.Scalars("validation/loss")] == [4, 8, 12]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
@@ -321,13 +470,13 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
 
 
-def main(out: Path, kill_at: int | None) -> None:
+def main(out: Path, word: str = "") -> None:
     def kill(line: str) -> None:
-        if kill_at is not None and line.startswith(f"step {kill_at}/"):
+        if line.startswith(f"step {word}/"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(out, log=kill)
+    train(SmallTask(poison=3 if word == "poison" else None), small_options(), out, stage="small", log=kill)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), *sys.argv[2:])

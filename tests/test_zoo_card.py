@@ -69,7 +69,7 @@ def test_unknown_key_names_the_nearest():
         ("latent", "scale", [1.0, 2.0]),
         ("schedule", "prediction", "noise"),
         ("schedule", "train_timesteps", 0),
-        ("sampler", "name", "euler"),
+        ("sampler", "name", "heun"),
         ("sampler", "steps", True),
     ],
 )

@@ -1,6 +1,6 @@
 """Training of an autoencoder: each image channel on its own, absolute error at several scales plus KL divergence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..imaging.spec import ImageSpec
 from ..zoo.card import Card
+from ..zoo.family import load_family
 from .adversary import Adversary
 from .config import AutoencoderTraining
 from .data import ExamVolumes, exam_volumes
 from .export import check_companions, describe_run, export_model, initial_network
 from .loop import refuse_existing, train
 from .losses import gradient_loss, kl_divergence, psnr_db, pyramid_loss
+from .processes import compute_once, is_first_process
+from .resumption import flatten
 from .splits import digest_words
 from .task import Batch, Log, Progress, no_log
 
@@ -31,12 +34,16 @@ class AutoencoderObjective(nn.Module):
         autoencoder: With `encode_moments` and `decode`.
         options: Of the training.
         spatial_dims: Axes of the image.
+        family: Of the card.
     """
 
-    def __init__(self, autoencoder: nn.Module, options: AutoencoderTraining, spatial_dims: int) -> None:
+    def __init__(
+        self, autoencoder: nn.Module, options: AutoencoderTraining, spatial_dims: int, family: str = "ccella"
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.options = options
+        self._family = family
         self.adversary: Adversary | None = None
         if options.adversarial_weight > 0:
             self.adversary = Adversary(spatial_dims, options.discriminator_channels, options.discriminator_layers)
@@ -57,6 +64,11 @@ class AutoencoderObjective(nn.Module):
             scalars |= {"verdict": verdict, "discriminator": lesson}
         return loss, scalars
 
+    def checkpointing_units(self) -> Sequence[nn.Module]:
+        """See `task.Task`."""
+        units: Sequence[nn.Module] = load_family(self._family).recomputed_blocks(self.autoencoder)
+        return units
+
 
 class AutoencoderTask:
     """An autoencoder, its exams and its loss, for `loop.train`; see `task.Task`."""
@@ -65,11 +77,16 @@ class AutoencoderTask:
         self.card = card
         self.options = options
         self.training, self.validation = volumes.training, volumes.validation
-        self.objective: nn.Module = AutoencoderObjective(autoencoder, options, len(card.image.axes))
+        self.objective: nn.Module = AutoencoderObjective(autoencoder, options, len(card.image.axes), card.family)
         self.ids: Sequence[str] = [self.training.name(index) for index in range(len(self.training))]
         self.identity: Mapping[str, str] = {
             "data": self.training.digest,
             "card": digest_words([repr(card.image), repr(card.latent.downsample), repr(card.part(STAGE).config)]),
+        }
+        network = {"image": vars(card.image), "latent": {"downsample": card.latent.downsample}}
+        self.details: Mapping[str, Mapping[str, str]] = {
+            "data": dict.fromkeys(self.training.ids, ""),
+            "card": flatten({**network, "autoencoder": card.part(STAGE).config}),
         }
         self._patch = _patch_shape(options, card)
         self._flips = _flip_axes(options.flip_axes, card.image)
@@ -107,6 +124,10 @@ class AutoencoderTask:
             figures[self.validation.channel(index)].append(float(psnr_db(y, x)))
         return {f"psnr_db_{channel}": sum(values) / len(values) for channel, values in figures.items()}
 
+    def score(self, figures: Mapping[str, float]) -> float:
+        """The mean peak signal-to-noise ratio over the image channels."""
+        return sum(figures.values()) / len(figures)
+
     def constants(self) -> dict[str, Any]:
         """Nothing is computed from the training set."""
         return {}
@@ -141,6 +162,7 @@ def train_autoencoder(
     *,
     resume: bool = False,
     log: Log = no_log,
+    allow: Collection[str] = (),
 ) -> Progress:
     """Trains the autoencoder of a card on exams.
 
@@ -151,6 +173,7 @@ def train_autoencoder(
         options: Every option; see `config.resolve_options`.
         resume: Go on from the newest checkpoint.
         log: Takes lines for people.
+        allow: What may differ from the run that is resumed; see `loop.train`.
 
     Returns:
         How the run ended; `scalars` holds the validation PSNR in dB per image channel.
@@ -158,18 +181,16 @@ def train_autoencoder(
     Raises:
         InputError, TrainingDivergedError, TrainingInterrupted: See `loop.train`.
     """
+    log = log if is_first_process() else no_log
     refuse_existing(out, STAGE, resume)
     check_companions(card, STAGE)
-    volumes = exam_volumes(
-        exams,
-        card.image,
-        out / "training" / "cache",
-        validation_fraction=options.validation_fraction,
-        log=log,
-    )
+    cache, share = out / "training" / "cache", options.validation_fraction
+    # The first process prepares the images; the others find them ready.
+    compute_once(options, lambda: len(exam_volumes(exams, card.image, cache, log=log).training))
+    volumes = exam_volumes(exams, card.image, cache, validation_fraction=share)
     network = initial_network(card, STAGE, options)
     task = AutoencoderTask(card, volumes, network, options)
-    return train(task, options, out, stage=STAGE, resume=resume, log=log)
+    return train(task, options, out, stage=STAGE, resume=resume, log=log, allow=allow)
 
 
 def _patch_shape(options: AutoencoderTraining, card: Card) -> tuple[int, ...]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import local_part, share_like
+
 
 class WeightAverage:
     """The running average of a module's trainable parameters; other tensors of its state are taken as they are.
@@ -13,7 +15,7 @@ class WeightAverage:
     The decay rises as (1 + step) / (10 + step) up to `decay`, so that the random start is soon forgotten.
 
     Args:
-        module: What is averaged.
+        module: What is averaged; where its weights are sharded, so is their average.
         decay: Weight of the past at each step; 0 keeps no average, and the module's own weights stand for it.
     """
 
@@ -33,10 +35,8 @@ class WeightAverage:
         if not self._averages:
             return
         decay = min(self._decay, (1 + step) / (10 + step))
-        parameters = dict(self._module.named_parameters())
-        torch._foreach_lerp_(
-            list(self._averages.values()), [parameters[name].detach() for name in self._averages], 1 - decay
-        )
+        averages, weights = self._pairs()
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def state(self) -> dict[str, Tensor]:
         """The averages by parameter name; empty where none is kept."""
@@ -44,21 +44,32 @@ class WeightAverage:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over saved averages; ValueError when they are not those of this module."""
+        """Takes over saved averages, whole tensors; ValueError when they are not those of this module."""
         if set(state) != set(self._averages):
             raise ValueError(f"The saved averages hold {len(state)} tensors; the network has {len(self._averages)}.")
         for name, value in self._averages.items():
-            value.copy_(state[name])
+            value.copy_(share_like(state[name], value))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The module computes with the averaged weights inside the block."""
-        parameters = dict(self._module.named_parameters())
-        current = {name: parameters[name].data for name in self._averages}
-        for name, value in self._averages.items():
-            parameters[name].data = value
+        self._exchange()
         try:
             yield
         finally:
-            for name, value in current.items():
-                parameters[name].data = value
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        # Values change places, one tensor at a time: sharded modules hold on to their storage, and a second copy of
+        # all weights might not fit.
+        for average, weight in zip(*self._pairs(), strict=True):
+            former = weight.clone()
+            weight.copy_(average)
+            average.copy_(former)
+
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The averages and the weights, as far as this process holds them."""
+        parameters = dict(self._module.named_parameters())
+        averages = [local_part(value) for value in self._averages.values()]
+        return averages, [local_part(parameters[name].detach()) for name in self._averages]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..imaging.errors import InputError
+from .sharding import share_like
 
 _NAME = re.compile(r"step-(\d{8,})")
 _PART = ".part"
@@ -75,10 +76,16 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
+def find_checkpoint(folder: Path, step: int | None) -> Checkpoint | None:
+    """The complete checkpoint of a step, or None."""
+    return next((checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.step == step), None)
+
+
 def save_checkpoint(
-    folder: Path, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int
-) -> Checkpoint:
-    """Writes a checkpoint, then removes all but the newest `keep`.
+    folder: Path, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int,
+    spare: int | None = None,
+) -> Checkpoint:  # fmt: skip
+    """Writes a checkpoint, then removes all but the newest `keep` and the one to spare.
 
     Args:
         folder: Where checkpoints lie; created if need be.
@@ -86,12 +93,11 @@ def save_checkpoint(
         groups: Tensors by name, by group.
         state: JSON-able values.
         keep: How many checkpoints to keep, at least 1.
+        spare: Step of a checkpoint that is kept beside the newest, such as the best one.
 
     Raises:
         OSError: The disk is full or not writable; earlier checkpoints are untouched.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     final = folder / f"step-{step:08d}"
@@ -101,20 +107,35 @@ def save_checkpoint(
         for group, tensors in groups.items():
             # safetensors refuses tensors that share memory or are not contiguous; a checkpoint holds plain copies.
             plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-            save_file(plain, temporary / f"{group}.safetensors")
+            _write_tensors(temporary / f"{group}.safetensors", plain)
         (temporary / STATE).write_text(json.dumps(dict(state), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _flush(folder)
     for old in list_checkpoints(folder)[:-keep]:
-        _remove(old.path)
+        if old.step != spare:
+            _remove(old.path)
     return Checkpoint(final, step)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file; a full disk is the OSError that it is everywhere else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
@@ -138,7 +159,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Takes over what `optimizer_tensors` saved; each tensor gets its parameter's device and memory layout.
+    """Takes over what `optimizer_tensors` saved; each tensor gets its parameter's device, memory layout and sharding.
 
     Raises:
         InputError: A saved tensor belongs to no parameter.
@@ -150,9 +171,10 @@ def restore_optimizer(
             raise InputError(f"The checkpoint's optimizer holds {name!r}, which the network lacks.", "Start a new run.")
         parameter = parameters[name]
         if value.shape == parameter.shape:
-            optimizer.state[parameter][entry] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            optimizer.state[parameter][entry] = share_like(value, parameter)
         else:
-            optimizer.state[parameter][entry] = value
+            # The fused optimizer wants its step counts where the weights are.
+            optimizer.state[parameter][entry] = value.to(parameter.device)
 
 
 def _sweep(folder: Path) -> None:

@@ -1,29 +1,34 @@
 """Options of a training run: each with its default, from the card, a TOML file and explicit values, in that order."""
 
 import difflib
-import tomllib
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..imaging.atomic import write_text
 from ..imaging.errors import InputError
+from .recipes import read_options
 
-STAGES = ("autoencoder", "text_encoder", "denoiser")
 LR_SCHEDULES = ("constant", "polynomial", "cosine")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 LOSSES = ("l1", "mse")
 DENSITIES = ("uniform", "high_noise", "logit_normal")
 WEIGHTINGS = ("none", "min_snr")
 WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
 INITIAL = ("scratch", "card")
+EXPORTED = ("last", "best")
 
 # Options that change how a run is watched and stored but not the weights it ends with; a resumed run may change them.
 FREE_OPTIONS = frozenset(
-    {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "export_every", "stop_after_min"}
-)
+    {
+        "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "export_every", "export_weights",
+        "stop_after_min", "tensorboard", "samples_every", "sample_items", "sample_steps",
+    }
+)  # fmt: skip
 
 
 def _option(default: Any, *, choices: tuple[str, ...] = (), minimum: float | None = None, above: float | None = None,
@@ -39,6 +44,7 @@ class LoopTraining:
     Attributes:
         seed: Of the weights' initial values, the data order and all noise. 0 is a seed like any other.
         steps: Optimizer steps of the whole run.
+        epochs: Passes over the training items, instead of steps; 0 counts steps.
         batch_size: Items per optimizer step, over all processes and micro-batches together.
         accumulate: Micro-batches per process into which a step's items are split, to save memory.
         learning_rate: Peak learning rate of AdamW.
@@ -52,6 +58,8 @@ class LoopTraining:
         clip_norm: Largest gradient norm; 0 clips nothing.
         ema_decay: Decay of the averaged weights per step; 0 keeps no average.
         precision: Arithmetic of the forward pass; weights and optimizer stay in fp32.
+        recompute_activations: Keep no activations inside the network's blocks and compute them again in the backward
+            pass: less memory, about a third more time.
         channels_last: Store activations channels last, faster for convolutions on most devices.
         device: Where to train.
         weights_dtype: Type in which the trained weights are stored.
@@ -63,11 +71,14 @@ class LoopTraining:
         checkpoint_every: Steps between checkpoints; 0 saves at the end only.
         keep_checkpoints: Newest checkpoints kept.
         export_every: Steps between writings of the model folder; 0 writes it at the end only.
+        export_weights: What the model folder gets at the end: the last weights, or those of the best validation.
         stop_after_min: Minutes after which the run saves and stops, to be resumed; 0 is no limit.
+        tensorboard: Write event files for TensorBoard beside metrics.jsonl.
     """
 
     seed: int = _option(0, minimum=0)
     steps: int = _option(2000, minimum=1)
+    epochs: float = _option(0.0, minimum=0)
     batch_size: int = _option(8, minimum=1)
     accumulate: int = _option(1, minimum=1)
     learning_rate: float = _option(1e-4, above=0)
@@ -81,6 +92,7 @@ class LoopTraining:
     clip_norm: float = _option(1.0, minimum=0)
     ema_decay: float = _option(0.999, minimum=0, maximum=1)
     precision: str = _option("fp32", choices=PRECISIONS)
+    recompute_activations: bool = _option(False)
     channels_last: bool = _option(False)
     device: str = _option("auto", choices=DEVICES)
     weights_dtype: str = _option("float32", choices=WEIGHTS_DTYPES)
@@ -92,7 +104,9 @@ class LoopTraining:
     checkpoint_every: int = _option(500, minimum=0)
     keep_checkpoints: int = _option(2, minimum=1)
     export_every: int = _option(0, minimum=0)
+    export_weights: str = _option("last", choices=EXPORTED)
     stop_after_min: float = _option(0.0, minimum=0)
+    tensorboard: bool = _option(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +155,9 @@ class DenoiserTraining(LoopTraining):
         condition_dropout: Probability that an item's report is replaced by the empty one.
         channel_weights: Weight of each image channel in the loss, normalised to mean 1; empty for equal weights.
         ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
+        samples_every: Steps between samples from validation reports, drawn as a mosaic; 0 draws none.
+        sample_items: Validation reports sampled.
+        sample_steps: Steps of the deterministic sampler that draws them.
     """
 
     loss: str = _option("mse", choices=LOSSES)
@@ -153,6 +170,9 @@ class DenoiserTraining(LoopTraining):
     condition_dropout: float = _option(0.1, minimum=0, maximum=1)
     channel_weights: tuple[float, ...] = _option((), above=0)
     ram_limit_gb: float = _option(4.0, minimum=0)
+    samples_every: int = _option(0, minimum=0)
+    sample_items: int = _option(4, minimum=1)
+    sample_steps: int = _option(20, minimum=1)
 
 
 Options = TypeVar("Options", bound=LoopTraining)
@@ -160,7 +180,7 @@ Options = TypeVar("Options", bound=LoopTraining)
 
 def resolve_options(
     kind: type[Options], stage: str, card: Mapping[str, Any], explicit: Mapping[str, Any] | None = None,
-    file: Path | None = None,
+    file: Path | str | None = None,
 ) -> Options:  # fmt: skip
     """Builds the options of a run.
 
@@ -169,7 +189,7 @@ def resolve_options(
         stage: One of STAGES; the name of the table in the card's [training] and in a config file.
         card: The card's [training.<stage>] table.
         explicit: Values that overrule everything, by option name; None as a value means not given.
-        file: TOML file with the options at its top level, or in a table named after the stage.
+        file: A recipe: the name of a published one or a TOML file; see `recipes`.
 
     Returns:
         The options, checked.
@@ -177,11 +197,17 @@ def resolve_options(
     Raises:
         InputError: An option is unknown (the nearest known one is named), has the wrong type or is out of range.
     """
-    values = _check(kind, card, f"the card's [training.{stage}]")
+    layers = [_check(kind, card, f"the card's [training.{stage}]")]
     if file is not None:
-        values |= _check(kind, read_config(file, stage), str(file))
+        layers += [_check(kind, table, source) for source, table in read_options(str(file), stage)]
     given = {name: value for name, value in (explicit or {}).items() if value is not None}
-    values |= _check(kind, given, "the command line")
+    layers.append(_check(kind, given, "the command line"))
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if layer.get("epochs") and "steps" in layer:
+            raise InputError("Both steps and epochs are given.", "Give one of them.")
+        # A length given in steps replaces one given in epochs; the other way round, epochs come first by themselves.
+        values |= ({"epochs": 0.0} if "steps" in layer and "epochs" not in layer else {}) | layer
     options = kind(**values)
     if options.batch_size % options.accumulate:
         raise InputError(
@@ -191,28 +217,6 @@ def resolve_options(
     return options
 
 
-def read_config(path: Path, stage: str) -> Mapping[str, Any]:
-    """The table of `stage` in a config file; see `resolve_options`."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Config file {path} cannot be read: {error.strerror}.", "Check --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Config file {path} is not valid TOML: {error}.", "Correct the file.") from error
-    if not any(name in document and isinstance(document[name], Mapping) for name in STAGES):
-        return document
-    for name, value in document.items():
-        if name not in STAGES or not isinstance(value, Mapping):
-            raise InputError(
-                f"{path}: {name} stands beside the table of a training stage.",
-                f"Put it inside [{stage}], or leave out the tables altogether.",
-            )
-    table = document.get(stage)
-    if not isinstance(table, Mapping):
-        raise InputError(f"{path} has no table [{stage}].", f"It has: {', '.join(document)}.")
-    return table
-
-
 def write_config(path: Path, stage: str, options: LoopTraining) -> None:
     """Writes every option with its value; the file can be given back as `--config`."""
     import tomli_w
@@ -220,13 +224,29 @@ def write_config(path: Path, stage: str, options: LoopTraining) -> None:
     write_text(path, tomli_w.dumps({stage: plain_options(options)}))
 
 
+def settle_length(options: Options, items: int) -> Options:
+    """The options with their length in steps: as many as `epochs` passes over the training items take."""
+    if not options.epochs:
+        return options
+    return replace(options, steps=math.ceil(options.epochs * items / options.batch_size), epochs=0.0)
+
+
 def plain_options(options: LoopTraining) -> dict[str, Any]:
     """The options as TOML and JSON know them: tuples as lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
 
 
-def differing_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of options that differ and would change the result of a resumed run; see `FREE_OPTIONS`."""
+def differing_options(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """Names of options that differ and would change the result of a resumed run; see `FREE_OPTIONS`.
+
+    Args:
+        old: Of the run as it was saved.
+        new: Of its resumption.
+        defaults: What an option was that the old run did not know yet.
+    """
+    old = {**defaults, **old}
     free = set(FREE_OPTIONS)
     if new.get("lr_schedule") == "constant" and old.get("lr_schedule") == "constant":
         free.add("steps")  # A run whose rate does not depend on its length can be made longer.

@@ -1,6 +1,6 @@
 """Training of a denoiser on encoded exams: what it predicts, the noise and the loss are data of the card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,28 +10,22 @@ from torch import Tensor, nn
 
 from ..diffusion.densities import draw_timesteps
 from ..diffusion.losses import denoising_loss, focal_loss, min_snr_weights
-from ..diffusion.schedule import NoiseSchedule
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
-from ..zoo.loading import load_text_encoder, part_digests
+from ..zoo.loading import load_part, load_text_encoder, part_digests, part_paths
 from .config import DenoiserTraining
 from .export import check_companions, describe_run, export_model, initial_network
 from .latents import LatentItem, LatentSet, latent_items, latent_scale, pad_texts
 from .loop import refuse_existing, saved_constants, train
+from .processes import compute_once, is_first_process
 from .randomness import VALIDATION, item_generator
+from .resumption import flatten
+from .samples import SamplePlan, draw_samples, noise_schedule
 from .splits import digest_words, split_patients
 from .task import Batch, Log, Progress, no_log
 
 STAGE = "denoiser"
-
-
-def noise_schedule(card: Card) -> NoiseSchedule:
-    """The card's forward diffusion."""
-    schedule = card.schedule
-    return NoiseSchedule(
-        schedule.train_timesteps, schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.prediction
-    )
 
 
 class DenoiserObjective(nn.Module):
@@ -47,7 +41,8 @@ class DenoiserObjective(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.options = options
-        self._evaluate = load_family(card.family).training_forward
+        self._family = load_family(card.family)
+        self._evaluate = self._family.training_forward
         self._schedule = noise_schedule(card)
         self._names = card.image.channel_names
         weights = options.channel_weights or (1.0,) * len(self._names)
@@ -90,6 +85,16 @@ class DenoiserObjective(nn.Module):
         prediction, logits = self._evaluate(self.denoiser, z_t, batch["t"], batch)
         return prediction.float(), target, logits.float()
 
+    def checkpointing_units(self) -> Sequence[nn.Module]:
+        """See `task.Task`."""
+        units: Sequence[nn.Module] = self._family.recomputed_blocks(self.denoiser)
+        return units
+
+    def sharding_units(self) -> Sequence[nn.Module]:
+        """See `task.Task`."""
+        units: Sequence[nn.Module] = self._family.sharded_blocks(self.denoiser)
+        return units
+
 
 class DenoiserTask:
     """A denoiser, its latents and its loss, for `loop.train`; see `task.Task`.
@@ -115,6 +120,11 @@ class DenoiserTask:
         self.identity: Mapping[str, str] = {
             "data": items.digest,
             "card": digest_words([repr(card.schedule), repr(card.latent.channels), repr(card.part(STAGE).config)]),
+        }
+        network = {"schedule": vars(card.schedule), "latent": {"channels": card.latent.channels}}
+        self.details: Mapping[str, Mapping[str, str]] = {
+            "data": items.details,
+            "card": flatten({**network, "denoiser": card.part(STAGE).config}),
         }
         self.null_text = null_text
         self._family = load_family(card.family)
@@ -188,6 +198,18 @@ class DenoiserTask:
             },
         )
 
+    def illustrate(self, path: Path, state: Mapping[str, Tensor], device: torch.device) -> bool:
+        """Draws samples from validation reports; False where there is no validation item."""
+        chosen = self.validation[: self.options.sample_items]
+        if not chosen:
+            return False
+        items = [(self.items[index], self.items.prompt(index)) for index in chosen]
+        plan = SamplePlan(items, self.null_text, self.options.sample_steps, self.options.seed)
+        weights = {name.removeprefix("denoiser."): value for name, value in state.items()}
+        autoencoder = load_part(self.card, "autoencoder", device=device)
+        draw_samples(path, self.card, plan, weights=weights, autoencoder=autoencoder, device=device)
+        return True
+
     def _fixed(self, index: int, slot: int, t: int) -> Batch:
         """A validation item with its noise from the run's seed and its place alone."""
         item, generator = self.items[index], item_generator(self.options.seed, VALIDATION, 0, slot)
@@ -210,8 +232,9 @@ class DenoiserTask:
 
 
 def train_denoiser(
-    card: Card, latents: Path, out: Path, options: DenoiserTraining, *, resume: bool = False, log: Log = no_log
-) -> Progress:
+    card: Card, latents: Path, out: Path, options: DenoiserTraining, *, resume: bool = False, log: Log = no_log,
+    allow: Collection[str] = (),
+) -> Progress:  # fmt: skip
     """Trains the denoiser of a card on encoded exams.
 
     Args:
@@ -221,6 +244,7 @@ def train_denoiser(
         options: Every option; see `config.resolve_options`.
         resume: Go on from the newest checkpoint.
         log: Takes lines for people.
+        allow: What may differ from the run that is resumed; see `loop.train`.
 
     Returns:
         How the run ended; `scalars` holds the validation loss and the class head's AUC.
@@ -229,18 +253,21 @@ def train_denoiser(
         InputError: The latents were made with another autoencoder or do not fit; otherwise see `loop.train`.
         TrainingDivergedError, TrainingInterrupted: See `loop.train`.
     """
+    log = log if is_first_process() else no_log
     refuse_existing(out, STAGE, resume)
     check_companions(card, STAGE)
+    if options.samples_every:
+        part_paths(card, "autoencoder")
     items = latent_items(latents, card.latent_shape, options.ram_limit_gb)
     _check_origin(card, items)
     null_text = items.null_text()
     if null_text is None:
         log("Embedding the empty report with the card's text encoder.")
-        null_text = load_text_encoder(card).encode([""])[0].float().cpu()
+        null_text = compute_once(options, lambda: load_text_encoder(card).encode([""])[0].float().cpu())
     scale = saved_constants(out, STAGE).get("latent_scale")
     task = DenoiserTask(card, items, initial_network(card, STAGE, options), null_text, options, scale)
     log("Latent scale: " + ", ".join(f"{n} {s:.4f}" for n, s in zip(card.image.channel_names, task.scale, strict=True)))
-    return train(task, options, out, stage=STAGE, resume=resume, log=log)
+    return train(task, options, out, stage=STAGE, resume=resume, log=log, allow=allow)
 
 
 def class_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float | None:

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ..imaging.errors import InputError
+from .activations import recompute_activations
 from .averaging import WeightAverage
 from .checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import LoopTraining
+from .feeding import Feeder
+from .precision import Precision, clip_gradients
 from .randomness import STEP, TRAINING, derive_seed, item_generator, scoped_seed, step_indices
 from .rates import learning_rate
+from .sharding import gather_state, shard_weights, sharding_requested, share_like
 from .task import Batch, Task
 
 
@@ -54,7 +58,7 @@ class Engine:
         options: Every option of the loop.
 
     Raises:
-        InputError: The device is not there, or the batch cannot be shared out evenly.
+        InputError: The device is not there, the batch cannot be shared out evenly, or the network cannot be sharded.
     """
 
     def __init__(self, task: Task, options: LoopTraining) -> None:
@@ -62,25 +66,36 @@ class Engine:
         self.options = options
         self.accelerator = _accelerator(options)
         self.device: torch.device = self.accelerator.device
-        workers = self.accelerator.num_processes
-        if options.batch_size % (workers * options.accumulate):
-            raise InputError(
-                f"A batch of {options.batch_size} items cannot be shared by {workers} processes in "
-                f"{options.accumulate} equal micro-batches.",
-                "Choose a batch_size that is a multiple of processes times accumulate.",
-            )
+        self.processes: int = self.accelerator.num_processes
+        self.sharded = sharding_requested() and self.processes > 1
+        _check(options, self.processes, self.sharded)
+        self.precision = Precision(options.precision, self.device)
         if options.channels_last:
             use_channels_last(task.objective)
-        optimizer = torch.optim.AdamW(
+        if options.recompute_activations:
+            recompute_activations(task.objective)
+        self._units: list[Any] = []
+        if self.sharded:
+            task.objective.to(self.device)
+            self._units = shard_weights(task.objective, self.device, self.processes)
+            self.objective: nn.Module = task.objective
+        else:
+            self.objective = self.accelerator.prepare_model(task.objective)
+        self.optimizer = torch.optim.AdamW(
             [parameter for parameter in task.objective.parameters() if parameter.requires_grad],
             lr=options.learning_rate,
             betas=(options.beta1, options.beta2),
             weight_decay=options.weight_decay,
             fused=True,
         )
-        self.objective, self.optimizer = self.accelerator.prepare(task.objective, optimizer)
         self.average = WeightAverage(task.objective, options.ema_decay)
+        self.feeder = Feeder(self._prepare, ahead=self.device.type != "cpu")
         self.step = 0
+
+    @property
+    def world(self) -> dict[str, Any]:
+        """How a run is shared out; its result depends on this through rounding alone."""
+        return {"processes": self.processes, "sharded": self.sharded}
 
     def advance(self) -> StepResult:
         """Takes one optimizer step.
@@ -88,104 +103,148 @@ class Engine:
         Raises:
             TrainingDivergedError: The loss or the gradient is not finite; the weights are those before the step.
         """
-        options, workers = self.options, self.accelerator.num_processes
+        options = self.options
         rate = learning_rate(options, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.objective.train()
-        share = options.batch_size // workers
-        first = self.accelerator.process_index * share
-        indices = step_indices(options.seed, self.step, options.batch_size, len(self.task.ids))[first : first + share]
-        scalars = self._accumulate(indices, first)
-        norm = self._gradient_norm()
-        if not math.isfinite(norm):
-            raise self._diverged("gradient norm", norm, indices)
-        self.optimizer.step()
+        scalars, finite = self._accumulate()
+        self.precision.unscale(self.optimizer)
+        limit = options.clip_norm if options.clip_norm > 0 else math.inf
+        scalars["grad_norm"] = clip_gradients(self.objective.parameters(), limit).detach().float()
+        # One transfer for all figures: each wait for the device costs it work.
+        figures = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
+        if not math.isfinite(figures["loss"]):
+            raise self._diverged("loss", figures["loss"], self._unfit(finite))
+        if not math.isfinite(figures["grad_norm"]) and not self.precision.forgives:
+            raise self._diverged("gradient norm", figures["grad_norm"], self._indices())
+        self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self.step)
-        return StepResult({**scalars, "learning_rate": rate, "grad_norm": norm})
+        if self.precision.scale is not None:
+            figures["loss_scale"] = self.precision.scale
+        return StepResult({**figures, "learning_rate": rate})
 
-    def _accumulate(self, indices: Sequence[int], first: int) -> dict[str, float]:
-        """Gradients of this process's items, in micro-batches; returns the mean scalars over all processes."""
-        options, accelerator = self.options, self.accelerator
-        size = len(indices) // options.accumulate
+    def _accumulate(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of this process's items, in micro-batches.
+
+        Returns:
+            The mean scalars over all processes, and for each micro-batch of this process whether its loss is finite.
+        """
+        options = self.options
         means: dict[str, Tensor] = {}
+        finite = []
         # Dropout and the like have no generator of their own; each process and step gets its seed.
-        with scoped_seed(derive_seed(options.seed, STEP, self.step, accelerator.process_index), [self.device]):
+        with scoped_seed(derive_seed(options.seed, STEP, self.step, self.accelerator.process_index), [self.device]):
             for part in range(options.accumulate):
-                chosen = range(part * size, (part + 1) * size)
-                batch = self.collect([(first + place, indices[place]) for place in chosen])
-                synchronise = part + 1 == options.accumulate
-                context: AbstractContextManager[Any] = (
-                    nullcontext() if synchronise else accelerator.no_sync(self.objective)
-                )
-                with context:
-                    loss, scalars = self.objective(batch, self.step)
-                    if not bool(torch.isfinite(loss)):
-                        raise self._diverged("loss", float(loss.detach()), [indices[place] for place in chosen])
-                    accelerator.backward(loss / options.accumulate)
+                last = part + 1 == options.accumulate
+                following = (self.step + 1, 0) if last else (self.step, part + 1)
+                batch = self._move(self.feeder.take((self.step, part), following))
+                with self._synchronised(last):
+                    with self.precision.autocast():
+                        loss, scalars = self.objective(batch, self.step)
+                    finite.append(torch.isfinite(loss.detach()))
+                    self.precision.backward(loss / options.accumulate)
                 for name, value in {"loss": loss, **scalars}.items():
-                    means[name] = means.get(name, torch.zeros(())) + value.detach().float().cpu() / options.accumulate
-        if accelerator.num_processes > 1:
-            moved = {name: value.to(self.device) for name, value in means.items()}
-            means = accelerator.reduce(moved, reduction="mean")
-        return {name: float(value) for name, value in means.items()}
+                    mean = value.detach().float() / options.accumulate
+                    means[name] = means[name] + mean if name in means else mean
+        if self.processes > 1:
+            reduced = self.accelerator.reduce(torch.stack(list(means.values())), reduction="mean")
+            means = dict(zip(means, reduced, strict=True))
+        return means, torch.stack(finite)
 
-    def collect(self, slots: Sequence[tuple[int, int]]) -> Batch:
-        """The batch of (slot, item index) pairs on the device."""
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are exchanged after a step's last micro-batch only."""
+        for unit in self._units:
+            unit.set_requires_gradient_sync(last)
+        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.objective)
+
+    def _indices(self) -> list[int]:
+        """The items of the present step's whole batch, by slot."""
+        return step_indices(self.options.seed, self.step, self.options.batch_size, len(self.task.ids))
+
+    def _prepare(self, step: int, part: int) -> Batch:
+        """A micro-batch of this process, on the CPU."""
+        options = self.options
+        share = options.batch_size // self.processes
+        size = share // options.accumulate
+        first = self.accelerator.process_index * share + part * size
+        indices = step_indices(options.seed, step, options.batch_size, len(self.task.ids))
         items = [
-            self.task.draw(index, item_generator(self.options.seed, TRAINING, self.step, slot)) for slot, index in slots
+            self.task.draw(indices[slot], item_generator(options.seed, TRAINING, step, slot))
+            for slot in range(first, first + size)
         ]
-        return {name: value.to(self.device) for name, value in self.task.collate(items).items()}
+        batch = self.task.collate(items)
+        if self.device.type == "cuda":
+            batch = {name: value.pin_memory() for name, value in batch.items()}
+        return batch
+
+    def _move(self, batch: Batch) -> Batch:
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def validate(self) -> dict[str, float]:
         """The task's validation figures with averaged weights; empty on processes other than the first."""
-        if not self.accelerator.is_main_process:
+        first: bool = self.accelerator.is_main_process
+        if not first and not self.sharded:
             return {}
         self.task.objective.eval()
-        with torch.no_grad(), self.accelerator.autocast(), self.average.applied():
-            return self.task.validate(self.device)
+        # Sharded weights are gathered layer by layer, for which every process has to compute.
+        with torch.no_grad(), self.precision.autocast(), self.average.applied():
+            figures = self.task.validate(self.device)
+        return figures if first else {}
 
     def agree(self, wish: bool) -> bool:
         """Whether any process wishes it, so that all stop at the same step."""
-        if self.accelerator.num_processes == 1:
+        if self.processes == 1:
             return wish
         votes = self.accelerator.reduce(torch.tensor(float(wish), device=self.device), reduction="sum")
         return bool(votes > 0)
 
     def weights(self) -> dict[str, Tensor]:
-        """The objective's state dict on the CPU, averaged where averages are kept."""
-        state = {name: value.detach().cpu().clone() for name, value in self.task.objective.state_dict().items()}
-        return state | {name: value.detach().cpu().clone() for name, value in self.average.state().items()}
+        """The objective's whole state dict on the CPU, averaged where averages are kept; empty but on the first."""
+        first: bool = self.accelerator.is_main_process
+        state = gather_state(self.task.objective.state_dict(), first)
+        return {name: value.clone() for name, value in (state | gather_state(self.average.state(), first)).items()}
 
     def groups(self) -> dict[str, Mapping[str, Tensor]]:
-        """The tensors that a checkpoint holds."""
+        """The whole tensors that a checkpoint holds; all processes must ask, and only the first gets them."""
         names = {id(parameter): name for name, parameter in self.task.objective.named_parameters()}
-        return {
+        first: bool = self.accelerator.is_main_process
+        groups = {
             "model": self.task.objective.state_dict(),
             "average": self.average.state(),
-            "optimizer": optimizer_tensors(self.optimizer.optimizer, names),
+            "optimizer": optimizer_tensors(self.optimizer, names),
         }
+        return {name: gather_state(tensors, first) for name, tensors in groups.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over a checkpoint's tensors and its step."""
-        self.task.objective.load_state_dict(checkpoint.tensors("model"), strict=True)
+        """Takes over a checkpoint's tensors, its loss scale and its step."""
+        own = self.task.objective.state_dict()
+        state = {
+            name: share_like(value, own[name]) if self.sharded and name in own else value
+            for name, value in checkpoint.tensors("model").items()
+        }
+        self.task.objective.load_state_dict(state, strict=True)
         self.average.restore(checkpoint.tensors("average"))
         parameters = dict(self.task.objective.named_parameters())
-        restore_optimizer(self.optimizer.optimizer, parameters, checkpoint.tensors("optimizer"))
+        restore_optimizer(self.optimizer, parameters, checkpoint.tensors("optimizer"))
+        self.precision.restore(checkpoint.state().get("loss_scale", {}))
         self.step = checkpoint.step
 
-    def _gradient_norm(self) -> float:
-        limit = self.options.clip_norm if self.options.clip_norm > 0 else math.inf
-        return float(self.accelerator.clip_grad_norm_(self.objective.parameters(), limit))
+    def _unfit(self, finite: Tensor) -> list[int]:
+        """The items of the micro-batches, of all processes, whose loss is not finite."""
+        flags = self.accelerator.gather(finite).tolist() if self.processes > 1 else finite.tolist()
+        indices = self._indices()
+        size = len(indices) // len(flags)
+        return [index for place, index in enumerate(indices) if not flags[place // size]]
 
     def _diverged(self, what: str, value: float, indices: Sequence[int]) -> TrainingDivergedError:
         self.optimizer.zero_grad(set_to_none=True)
-        ids = ", ".join(self.task.ids[index] for index in indices)
+        ids = ", ".join(dict.fromkeys(self.task.ids[index] for index in indices))
         return TrainingDivergedError(
             f"The {what} is {value} at step {self.step + 1}; the batch holds: {ids}.",
-            "Look at these items, or resume with a fresh run at a lower learning_rate.",
+            "Look at these items, or start a fresh run at a lower learning_rate.",
         )
 
 
@@ -197,6 +256,25 @@ def use_channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
+def _check(options: LoopTraining, processes: int, sharded: bool) -> None:
+    if options.batch_size % (processes * options.accumulate):
+        raise InputError(
+            f"A batch of {options.batch_size} items cannot be shared by {processes} processes in "
+            f"{options.accumulate} equal micro-batches.",
+            "Choose a batch_size that is a multiple of processes times accumulate.",
+        )
+    if sharded and options.precision == "fp16":
+        raise InputError(
+            "Option precision is fp16 and the weights are to be sharded: loss scales would differ between processes.",
+            "Use bf16 or fp32 with --use_fsdp.",
+        )
+    if sharded and options.channels_last:
+        raise InputError(
+            "Option channels_last is set and the weights are to be sharded, which keeps them contiguous.",
+            "Add --set channels_last=false.",
+        )
+
+
 def _accelerator(options: LoopTraining) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -204,10 +282,11 @@ def _accelerator(options: LoopTraining) -> Any:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("Option device is 'cuda' and torch sees no CUDA device.", 'Set device = "cpu" or "auto".')
-    # Accelerate keeps one state per process; a second training in the same process may want another precision.
+    # Accelerate keeps one state per process; a second training in the same process may want another device.
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=options.device == "cpu",
-        mixed_precision={"fp32": "no", "bf16": "bf16"}[options.precision],
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        # The number format is ours to choose (`precision`), whatever the launcher was told.
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
     )

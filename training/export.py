@@ -74,6 +74,7 @@ def describe_run(options: LoopTraining, progress: Progress, data: Mapping[str, A
         "hardware": progress.hardware,
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
         "data": dict(data),
+        **({"changes": list(progress.changes)} if progress.changes else {}),
         "options": plain_options(options),
         "versions": {
             "python": platform.python_version(),

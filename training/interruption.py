@@ -21,9 +21,10 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Within `with`, the first SIGTERM or SIGINT sets `requested`; a second one acts as usual.
+    """Within `with`, the first SIGTERM or SIGINT sets `requested`; a second SIGINT acts as usual.
 
-    Signals can only be caught in the main thread; elsewhere this does nothing.
+    A second SIGTERM changes nothing: a scheduler signals a launcher and its processes, and the launcher signals the
+    processes again while they are saving. Signals can only be caught in the main thread; elsewhere this does nothing.
     """
 
     def __init__(self) -> None:
@@ -42,8 +43,9 @@ class Interruption:
         self._give_back()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-        self._give_back()
+        self.requested = self.requested or signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, self._former[number])
 
     def _give_back(self) -> None:
         while self._former:

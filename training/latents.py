@@ -89,6 +89,20 @@ class LatentSet:
             words += [record.id, str(data["text_path"]), str(data.get("class")), str(record.path.stat().st_size)]
         return digest_words(words)
 
+    @property
+    def details(self) -> dict[str, str]:
+        """A digest of each item's report, class and file, by its id."""
+        return {
+            record.id: digest_words(
+                [str(record.data["text_path"]), str(record.data.get("class")), str(record.path.stat().st_size)]
+            )[:12]
+            for record in self._records
+        }
+
+    def prompt(self, index: int) -> str:
+        """The report of an item; empty where it has none."""
+        return str(self._records[index].data.get("prompt") or "")
+
     def model_files(self) -> dict[str, str]:
         """Digest by file of the models that made the latents, as the first record tells them."""
         model = self._records[0].data.get("model")

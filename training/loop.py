@@ -1,15 +1,18 @@
 """The training loop, one for every network: steps, log lines, validation, checkpoints, the model folder."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ..imaging.errors import InputError
-from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint
-from .config import LoopTraining, differing_options, plain_options, write_config
+from .checkpoints import Checkpoint, find_checkpoint, latest_checkpoint, save_checkpoint
+from .config import LoopTraining, plain_options, settle_length, write_config
+from .curves import Curves
 from .engine import Engine
 from .interruption import Interruption, TrainingInterrupted
 from .reporting import Means, append_metrics, cut_metrics, describe_device, describe_line, describe_time, keep_finite
+from .resumption import check_differences, find_differences
 from .task import Log, Progress, Task, no_log
 
 
@@ -19,8 +22,9 @@ def run_folder(out: Path, stage: str) -> Path:
 
 
 def train(
-    task: Task, options: LoopTraining, out: Path, *, stage: str, resume: bool = False, log: Log = no_log
-) -> Progress:
+    task: Task, options: LoopTraining, out: Path, *, stage: str, resume: bool = False, log: Log = no_log,
+    allow: Collection[str] = (),
+) -> Progress:  # fmt: skip
     """Trains a task to the end and writes its model folder.
 
     Args:
@@ -30,21 +34,26 @@ def train(
         stage: Name of the stage.
         resume: Go on from the newest checkpoint; start anew where there is none.
         log: Takes lines for people.
+        allow: What may differ from the run that is resumed, of `resumption.ALLOWED`.
 
     Returns:
         How the run ended.
 
     Raises:
-        InputError: The folder holds a run and `resume` is False, or the run to resume differs in an option, the card
-            or the data.
+        InputError: The folder holds a run and `resume` is False, or the run to resume differs in an option, the card,
+            the data or the number of processes.
         TrainingDivergedError: A loss or gradient is not finite; names the step and the items of the batch.
         TrainingInterrupted: SIGTERM, SIGINT or the time limit; a checkpoint was saved.
+        OSError: The disk is full; the newest checkpoint is whole.
     """
     refuse_existing(out, stage, resume)
-    loop = _Loop(task, options, out, stage, log)
-    loop.start(resume)
-    with Interruption() as interruption:
-        return loop.run(interruption)
+    loop = _Loop(task, settle_length(options, len(task.ids)), out, stage, log)
+    try:
+        loop.start(resume, allow)
+        with Interruption() as interruption:
+            return loop.run(interruption)
+    finally:
+        loop.close()
 
 
 def refuse_existing(out: Path, stage: str, resume: bool) -> None:
@@ -70,21 +79,26 @@ class _Loop:
         self.task, self.options, self.out, self.stage = task, options, out, stage
         self.folder = run_folder(out, stage)
         self.log: Log = log if self.main else no_log
-        self.hardware = describe_device(self.engine.device)
+        self.hardware = describe_device(self.engine.device, self.engine.processes)
         self.seconds = 0.0
         self.figures: dict[str, float] = {}
         # Not read off `figures`, which the first process alone has: all must agree on when they wait for one another.
         self.validated = False
+        self.best: dict[str, Any] = {}
+        self.changes: list[str] = []
+        self.curves = Curves(None, 0)
 
-    def start(self, resume: bool) -> None:
+    def start(self, resume: bool, allow: Collection[str]) -> None:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(checkpoint, allow)
         elif resume:
             self.log(f"No checkpoint in {self.folder}: starting at step 0.")
         if self.main:
             write_config(self.folder / "config.toml", self.stage, self.options)
             cut_metrics(self.folder / "metrics.jsonl", self.engine.step)
+            if self.options.tensorboard:
+                self.curves = Curves(self.folder / "tensorboard", self.engine.step)
         self.log(
             f"Training {self.stage} on {self.hardware}, {self.options.precision}: {len(self.task.ids)} items, steps "
             f"{self.engine.step} to {self.options.steps}, batches of {self.options.batch_size}."
@@ -102,14 +116,15 @@ class _Loop:
             if last or engine.step % options.log_every == 0:
                 self._report(means, (engine.step - logged_step) / max(now - logged, 1e-9))
                 logged, logged_step = now, engine.step
-            if last or _due(engine.step, options.validate_every):
-                self._validate()
+            better = (last or _due(engine.step, options.validate_every)) and self._validate()
             over = options.stop_after_min > 0 and now - began >= options.stop_after_min * 60
             stop = engine.agree(over or interruption.requested is not None) and not last
-            if last or stop or _due(engine.step, options.checkpoint_every):
+            if last or stop or better or _due(engine.step, options.checkpoint_every):
                 self._save()
             if not last and _due(engine.step, options.export_every):
                 self._export()
+            if _due(engine.step, getattr(options, "samples_every", 0)):
+                self._illustrate()
             if stop:
                 reason = f"by {interruption.requested}" if interruption.requested else "by the time limit"
                 raise TrainingInterrupted(
@@ -118,79 +133,111 @@ class _Loop:
                 )
         if not self.validated:
             self._validate()
-        self._export()
+        self._export(final=True)
         self.log(f"Trained {self.stage}: {options.steps} steps in {describe_time(self.seconds)}.")
         return self._progress()
+
+    def close(self) -> None:
+        self.engine.feeder.close()
+        self.curves.close()
 
     def _report(self, means: Means, rate_hz: float) -> None:
         row = means.take()
         if self.main:
             self.log(describe_line(self.engine.step, self.options.steps, row, rate_hz))
-            # A norm of infinity cannot come here: the step would have been refused.
-            append_metrics(
-                self.folder / "metrics.jsonl", {"step": self.engine.step, **row, "steps_per_s": round(rate_hz, 4)}
-            )
+            # In fp16 a gradient may overflow, and its step is left out: then its norm is infinite.
+            self._record({**keep_finite(row), "steps_per_s": round(rate_hz, 4)})
 
-    def _validate(self) -> None:
+    def _record(self, row: dict[str, float]) -> None:
+        append_metrics(self.folder / "metrics.jsonl", {"step": self.engine.step, **row})
+        self.curves.add(self.engine.step, row)
+
+    def _validate(self) -> bool:
+        """Measures the averaged weights; says, on every process, whether they are the best so far."""
         figures = keep_finite(self.engine.validate())
         self.validated = True
-        self.engine.accelerator.wait_for_everyone()
-        if not self.main:
-            return
-        self.figures = figures
-        words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self.log(f"step {self.engine.step}/{self.options.steps}  validation: {words or 'no items'}")
-        row = {f"validation/{name}": value for name, value in figures.items()}
-        append_metrics(self.folder / "metrics.jsonl", {"step": self.engine.step, **row})
+        score = _score(self.task, figures)
+        better = self.engine.agree(score is not None and (not self.best or score > self.best["score"]))
+        if self.main:
+            self.figures = figures
+            words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            note = "  (best so far)" if better and self.best else ""
+            self.log(f"step {self.engine.step}/{self.options.steps}  validation: {words or 'no items'}{note}")
+            self._record({f"validation/{name}": value for name, value in figures.items()})
+        if better:
+            self.best = {"step": self.engine.step, "score": score, "figures": figures}
+        return better
 
     def _save(self) -> None:
+        groups = self.engine.groups()
         if self.main:
             state: dict[str, Any] = {
                 "stage": self.stage,
                 "step": self.engine.step,
                 "seconds": self.seconds,
                 "options": plain_options(self.options),
-                "identity": dict(self.task.identity),
+                **self._present(),
                 "constants": self.task.constants(),
+                "loss_scale": self.engine.precision.state(),
                 "figures": self.figures,
+                "best": self.best,
+                "changes": self.changes,
             }
             save_checkpoint(
-                self.folder / "checkpoints", self.engine.step, self.engine.groups(), state,
-                keep=self.options.keep_checkpoints,
+                self.folder / "checkpoints", self.engine.step, groups, state, keep=self.options.keep_checkpoints,
+                spare=self.best.get("step"),
             )  # fmt: skip
         self.engine.accelerator.wait_for_everyone()
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _present(self) -> dict[str, Any]:
+        """What the run is, as far as its resumption has to agree with it."""
+        details = {name: dict(table) for name, table in getattr(self.task, "details", {}).items()}
+        return {"identity": dict(self.task.identity), "details": details, "world": self.engine.world}
+
+    def _restore(self, checkpoint: Checkpoint, allow: Collection[str]) -> None:
         state = checkpoint.state()
-        different = differing_options(state["options"], plain_options(self.options))
-        if different:
-            name = different[0]
-            raise InputError(
-                f"The run in {self.folder} has {name} = {state['options'].get(name)!r}, this one "
-                f"{plain_options(self.options).get(name)!r}"
-                + (f"; also different: {', '.join(different[1:])}." if different[1:] else "."),
-                f"Resume with its own options (--config {self.folder / 'config.toml'}), or choose another folder.",
-            )
-        for name in sorted(set(state["identity"]) | set(self.task.identity)):
-            if state["identity"].get(name) != self.task.identity.get(name):
-                raise InputError(
-                    f"The run in {self.folder} was started with another {name}.",
-                    f"Resume with the same {name}, or choose another folder.",
-                )
+        differences = find_differences(state, self._present(), self.options)
+        changes = check_differences(differences, allow, str(self.folder), str(self.folder / "config.toml"))
         self.task.restore(state["constants"])
         self.engine.restore(checkpoint)
         self.seconds = state["seconds"]
         self.figures = dict(state["figures"])
+        self.best = dict(state.get("best", {}))
         self.validated = bool(self.figures)
+        self.changes = [*state.get("changes", []), *(f"step {checkpoint.step}: {words}" for words in changes)]
         self.log(f"Resuming from {checkpoint.path}.")
+        for words in changes:
+            self.log(f"Changed since, {words}.")
 
-    def _export(self) -> None:
+    def _export(self, final: bool = False) -> None:
+        weights, progress = self.engine.weights(), self._progress()
+        best = find_checkpoint(self.folder / "checkpoints", self.best.get("step"))
+        if final and self.main and self.options.export_weights == "best" and best is not None:
+            weights = best.tensors("model") | best.tensors("average")
+            progress = Progress(best.step, self.seconds, self.hardware, self.best["figures"], tuple(self.changes))
+            self.log(f"The model folder gets the weights of step {best.step}, the best validation.")
         if self.main:
-            self.task.export(self.out, self.engine.weights(), self._progress())
+            self.task.export(self.out, weights, progress)
+        self.engine.accelerator.wait_for_everyone()
+
+    def _illustrate(self) -> None:
+        weights = self.engine.weights()
+        if self.main:
+            path = self.folder / "samples" / f"step-{self.engine.step:08d}.png"
+            drawn = self.task.illustrate(path, weights, self.engine.device)  # type: ignore[attr-defined]
+            self.log(f"Samples: {path}" if drawn else "There is no validation report to sample from.")
         self.engine.accelerator.wait_for_everyone()
 
     def _progress(self) -> Progress:
-        return Progress(self.engine.step, self.seconds, self.hardware, self.figures)
+        return Progress(self.engine.step, self.seconds, self.hardware, self.figures, tuple(self.changes))
+
+
+def _score(task: Task, figures: dict[str, float]) -> float | None:
+    """How good validation figures are, higher is better: the task's own `score`, or the loss; None without either."""
+    own = getattr(task, "score", None)
+    if own is not None and figures:
+        return float(own(figures))
+    return -figures["loss"] if "loss" in figures else None
 
 
 def _due(step: int, every: int) -> bool:

@@ -79,8 +79,10 @@ def describe_time(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def describe_device(device: torch.device) -> str:
-    """The device in words, for cards and logs."""
+def describe_device(device: torch.device, processes: int = 1) -> str:
+    """The device in words, and how many processes have one, for cards and logs."""
+    if processes > 1:
+        return f"{processes} x {describe_device(device)}"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()

@@ -25,16 +25,24 @@ class Progress:
         seconds: Time spent in the loop, over all its sessions.
         hardware: The device, in words.
         scalars: The newest validation figures.
+        changes: What was changed on the way, at which step.
     """
 
     step: int
     seconds: float
     hardware: str
     scalars: Mapping[str, float]
+    changes: tuple[str, ...] = ()
 
 
 class Task(Protocol):
     """A network, its data and its loss.
+
+    A task may also have `details`, for each name of its identity a table that shows what differs where the digests do;
+    `score(figures)`, higher for a better validation, where that is not the lower `loss`; and, with the option
+    samples_every, `illustrate(path, state, device)`, which draws samples and says whether there were any. Its objective
+    may have `checkpointing_units()`, blocks whose activations can be computed again, and `sharding_units()`, modules to
+    share out by FSDP, children first.
 
     Attributes:
         objective: A module that holds every trained network; `objective(batch, step)` gives the loss and scalars.

@@ -15,9 +15,9 @@ from .tables import Table
 
 SCHEMA = 1
 UNPINNED = "unpinned"
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc")
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
+SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The forward diffusion: how noise grows over the training timesteps, and what the network predicts."""
+    """The forward diffusion: how noise grows over the training timesteps, and what the network predicts.
+
+    A rectified flow has beta_schedule "rectified_flow", prediction "flow", no betas, and the sampler "euler".
+    """
 
     train_timesteps: int
     beta_schedule: str
@@ -242,12 +245,16 @@ def _latent(table: Table, image: ImageSpec) -> LatentSpec:
 
 def _schedule(table: Table) -> Schedule:
     table.allow("train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction")
+    kind, prediction = table.choice("beta_schedule", BETA_SCHEDULES), table.choice("prediction", PREDICTIONS)
+    flow = kind == "rectified_flow"
+    if flow != (prediction == "flow"):
+        raise table.fail("prediction", '"flow" exactly where beta_schedule is "rectified_flow"')
     return Schedule(
         table.integer("train_timesteps", minimum=1),
-        table.choice("beta_schedule", BETA_SCHEDULES),
-        table.number("beta_start"),
-        table.number("beta_end"),
-        table.choice("prediction", PREDICTIONS),
+        kind,
+        table.number("beta_start", 0.0 if flow else None),
+        table.number("beta_end", 0.0 if flow else None),
+        prediction,
     )
 
 

@@ -56,6 +56,10 @@ class Family(Protocol):
         batch: "Mapping[str, torch.Tensor]",
     ) -> "tuple[torch.Tensor, torch.Tensor]": ...
 
+    def recomputed_blocks(self, network: "torch.nn.Module") -> "Sequence[torch.nn.Module]": ...
+
+    def sharded_blocks(self, denoiser: "torch.nn.Module") -> "Sequence[torch.nn.Module]": ...
+
 
 def family_names() -> list[str]:
     """The families this package has."""

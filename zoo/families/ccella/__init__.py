@@ -1,5 +1,6 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
+from .blocks import recomputed_blocks, sharded_blocks
 from .parts import build
 from .stages import (
     Conditions,
@@ -21,7 +22,9 @@ __all__ = [
     "decode_latent",
     "encode_image",
     "prepare",
+    "recomputed_blocks",
     "scale_latent",
+    "sharded_blocks",
     "training_forward",
     "unscale_latent",
 ]

@@ -1,0 +1,62 @@
+"""The processes of one run: who speaks for all, and what only one of them should do.
+
+`accelerate launch` and `torchrun` start one process per device and tell each its number in the environment.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from ..imaging.errors import InputError
+from .config import LoopTraining
+
+Value = TypeVar("Value")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and speaks; true where there is only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def compute_once(options: LoopTraining, make: Callable[[], Value]) -> Value:
+    """Lets the first process compute a value and hands it to the others.
+
+    A text encoder of 45 GB or the reading of a thousand exams need not happen once per device.
+
+    Args:
+        options: Of the run; they say whether the processes work on CPUs.
+        make: Computes the value, which is pickled on its way.
+
+    Returns:
+        The value, equal on all processes.
+
+    Raises:
+        InputError: On the other processes, where the first one failed; that one raises what `make` raised.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return make()
+    from accelerate.utils import broadcast_object_list
+
+    state = process_state(options)
+    carried: list[Any] = [None, False]
+    failure: Exception | None = None
+    if state.is_main_process:
+        try:
+            carried = [make(), True]
+        except Exception as error:
+            failure = error
+    value, made = broadcast_object_list(carried)
+    if failure is not None:
+        raise failure
+    if not made:
+        raise InputError("The first process could not prepare the run.", "Its own message says why.")
+    return value
+
+
+def process_state(options: LoopTraining) -> Any:
+    """Accelerate's record of the processes, which it makes on the first call."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=options.device == "cpu" or not torch.accelerator.is_available())

@@ -1,0 +1,104 @@
+"""Samples from validation reports while a denoiser trains, drawn as a mosaic beside what was encoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.noise import draw_noise
+from ..diffusion.samplers import sample
+from ..diffusion.schedule import NoiseSchedule
+from ..diffusion.timesteps import timestep_table
+from ..imaging.previews import write_mosaic
+from ..zoo.card import Card
+from ..zoo.family import load_family
+from .latents import LatentItem
+from .randomness import VALIDATION, derive_seed
+
+
+def noise_schedule(card: Card) -> NoiseSchedule:
+    """The card's forward diffusion."""
+    schedule = card.schedule
+    return NoiseSchedule(
+        schedule.train_timesteps, schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.prediction
+    )
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What is sampled, the same at every visit, so that mosaics of one run can be compared.
+
+    Attributes:
+        items: Validation exams, with their prompts.
+        null_text: Embedding of the empty report, [L, W].
+        steps: Sampling steps.
+        seed: Of the run; noise depends on it and on an item's place.
+    """
+
+    items: Sequence[tuple[LatentItem, str]]
+    null_text: Tensor
+    steps: int
+    seed: int
+
+
+@torch.no_grad()
+def draw_samples(
+    path: Path, card: Card, plan: SamplePlan, *, weights: Mapping[str, Tensor], autoencoder: nn.Module,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Samples with a deterministic sampler, in fp32, and writes the mosaic.
+
+    Args:
+        path: The PNG.
+        card: The model, with its latent scale.
+        plan: What to sample.
+        weights: State dict of the denoiser.
+        autoencoder: Decodes the samples.
+        device: Where to compute.
+    """
+    family = load_family(card.family)
+    denoiser: nn.Module = family.build(card.part("denoiser"))
+    denoiser.load_state_dict(dict(weights), strict=True)
+    denoiser.to(device).eval()
+    autoencoder = autoencoder.to(device)
+    drawn = []
+    for place, (item, prompt) in enumerate(plan.items):
+        z = _sample_one(card, family, denoiser, item, plan, place, device)
+        pair = {"sample": z, "encoded": item.mean[None].to(device)}
+        for word, latent in pair.items():
+            x = family.decode_latent(card, autoencoder, latent)[0].float().cpu().numpy()
+            channels = dict(zip(card.image.channel_names, np.nan_to_num(x), strict=True))
+            drawn.append((f"{word}, {item.id}: {prompt}" if word == "sample" else f"{word}, {item.id}", channels))
+    write_mosaic(path, drawn, spacing_mm=card.image.spacing_mm, label="validation")
+
+
+def _sample_one(
+    card: Card, family: Any, denoiser: nn.Module, item: LatentItem, plan: SamplePlan, place: int, device: torch.device
+) -> Tensor:
+    """One latent [1, C, ...] in the autoencoder's units."""
+    schedule = noise_schedule(card)
+    table = timestep_table(schedule.train_timesteps, plan.steps, "trailing" if schedule.is_flow else "quadratic")
+    given = card.part("denoiser").config.get("class_input") == "given"
+    label = max(item.class_label, 0) if given else None
+    prepared = family.prepare(
+        card,
+        denoiser,
+        [family.Conditions(item.text, item.text_is_null, label, item.spacing_mm)],
+        timesteps=table,
+        guidance_scale=card.sampler.guidance_scale,
+        null_text=plan.null_text,
+    )
+    noise = draw_noise(derive_seed(plan.seed, VALIDATION, 1, place), card.latent_shape)[None]
+    z = sample(
+        lambda z, i: prepared.predict(z, i).float(),
+        noise.to(device),
+        schedule=schedule,
+        sampler="euler" if schedule.is_flow else "dpmsolver++",
+        timesteps=table,
+    )
+    latent: Tensor = family.unscale_latent(card, z)
+    return latent
