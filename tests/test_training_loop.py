@@ -19,17 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ccella.imaging.errors import InputError
-from ccella.training.averaging import WeightAverage
 from ccella.training.checkpoints import list_checkpoints
 from ccella.training.config import LoopTraining
 from ccella.training.engine import Engine, TrainingDivergedError, use_channels_last
 from ccella.training.feeding import Feeder
 from ccella.training.interruption import TrainingInterrupted
 from ccella.training.loop import run_folder, train
-from ccella.training.precision import Precision, clip_gradients
-from ccella.training.randomness import epoch_order, item_generator, scoped_seed, step_indices
-from ccella.training.rates import learning_rate
-from ccella.training.reporting import cut_metrics
+from ccella.training.randomness import item_generator, scoped_seed, step_indices
 from ccella.training.task import Batch, Progress
 
 OPTIONS = {"steps": 12, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "checkpoint_every": 3,
@@ -327,10 +323,9 @@ def test_a_disk_that_fills_during_a_save_leaves_the_former_checkpoint(tmp_path: 
 
     def fill(line: str) -> None:
         if line.startswith("step 4/"):
-            with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb") as stream:
+            with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as stream:
                 while True:
                     stream.write(bytes(512))
-                    stream.flush()
 
     try:
         with pytest.raises(OSError, match="No space left") as caught:
@@ -341,31 +336,14 @@ def test_a_disk_that_fills_during_a_save_leaves_the_former_checkpoint(tmp_path: 
         (disk / "filler").unlink()
         assert run(disk / "run", resume=True, validate_every=0).step == 12
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_fp16_leaves_out_steps_that_overflow(tmp_path: Path) -> None:
+def test_fp16_saves_its_loss_scale(tmp_path: Path) -> None:
     run(tmp_path, precision="fp16", steps=4)
     scales = [row["loss_scale"] for row in rows(tmp_path) if "loss_scale" in row]
     checkpoint = list_checkpoints(run_folder(tmp_path, "small") / "checkpoints")[-1]
     assert checkpoint.state()["loss_scale"]["scale"] == scales[-1]
-    device = torch.device("cpu")
-    precision = Precision("fp16", device)
-    weight = nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    for factor, taken in ((1e38, False), (1e-3, True)):
-        optimizer.zero_grad()
-        precision.backward((weight * factor).sum())
-        precision.unscale(optimizer)
-        norm = float(clip_gradients([weight], 1.0))
-        assert torch.isfinite(torch.tensor(norm)).item() is taken
-        assert precision.forgives
-        precision.step(optimizer)
-        assert torch.equal(weight, torch.ones(2)) is not taken
-    assert precision.scale == 2.0**15
-    other = Precision("fp16", device)
-    other.restore(precision.state())
-    assert other.scale == precision.scale
 
 
 def test_a_length_in_epochs_becomes_steps(tmp_path: Path) -> None:
@@ -398,62 +376,6 @@ def test_the_second_precision_in_one_process_is_honoured(tmp_path: Path) -> None
     assert one == pytest.approx(other, rel=0.02)
 
 
-def test_every_epoch_visits_every_item_once() -> None:
-    visited = [index for step in range(10) for index in step_indices(7, step, 3, 10)]
-    for epoch in range(3):
-        assert sorted(visited[10 * epoch : 10 * epoch + 10]) == list(range(10))
-    assert visited[:10] != visited[10:20]
-    assert list(epoch_order(0, 0, 10)) != list(epoch_order(1, 0, 10))
-    assert step_indices(0, 0, 5, 2)[:2] != step_indices(0, 0, 5, 2)[2:3]
-
-
-def test_noise_depends_on_seed_stream_step_and_slot() -> None:
-    draws = {tuple(torch.randn(3, generator=item_generator(*key)).tolist())
-             for key in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]}  # fmt: skip
-    assert len(draws) == 5
-    same = [torch.randn(3, generator=item_generator(0, 0, 4, 2)) for _ in range(2)]
-    assert torch.equal(same[0], same[1])
-
-
-def test_a_scoped_seed_leaves_the_callers_random_state() -> None:
-    torch.manual_seed(3)
-    wanted = torch.rand(2)
-    torch.manual_seed(3)
-    with scoped_seed(8):
-        inside = torch.rand(2)
-    assert torch.equal(torch.rand(2), wanted)
-    with scoped_seed(8):
-        assert torch.equal(torch.rand(2), inside)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "half"), [("constant", 1.0), ("polynomial", 0.1 + 0.9 * 0.25), ("cosine", 0.1 + 0.9 * 0.5)]
-)
-def test_learning_rates(schedule: str, half: float) -> None:
-    options = LoopTraining(steps=110, warmup_steps=10, learning_rate=2.0, lr_schedule=schedule, lr_final=0.1)
-    assert learning_rate(options, 0) == pytest.approx(0.2)
-    assert learning_rate(options, 9) == pytest.approx(2.0)
-    assert learning_rate(options, 10) == pytest.approx(2.0)
-    assert learning_rate(options, 60) == pytest.approx(2.0 * half)
-    assert learning_rate(options, 110) == pytest.approx(2.0 if schedule == "constant" else 0.2)
-
-
-def test_the_average_follows_the_weights() -> None:
-    module = nn.Linear(1, 1, bias=False)
-    module.weight.data.fill_(0.0)
-    average = WeightAverage(module, 0.5)
-    module.weight.data.fill_(1.0)
-    average.update(1)  # The decay has risen to 2 / 11 only.
-    assert average.state()["weight"].item() == pytest.approx(9 / 11)
-    average.update(1000)
-    assert average.state()["weight"].item() == pytest.approx((9 / 11 + 1) / 2)
-    with average.applied():
-        assert module.weight.item() == pytest.approx((9 / 11 + 1) / 2)
-    assert module.weight.item() == 1.0
-    with pytest.raises(ValueError, match="hold 0 tensors"):
-        average.restore({})
-
-
 def test_channels_last_keeps_values() -> None:
     module = nn.Sequential(nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Linear(2, 2))
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -461,13 +383,6 @@ def test_channels_last_keeps_values() -> None:
     assert_same(module.state_dict(), before)
     assert module[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert module[1].weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st', encoding="utf-8")
-    cut_metrics(path, 2)
-    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'
 
 
 def main(out: Path, word: str = "") -> None:
