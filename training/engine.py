@@ -23,7 +23,7 @@ from .feeding import Feeder
 from .precision import Precision, clip_gradients
 from .randomness import STEP, TRAINING, derive_seed, item_generator, scoped_seed, step_indices
 from .rates import learning_rate
-from .sharding import gather_state, shard_weights, sharding_requested, share_like
+from .sharding import gather_state, release_gathered, shard_weights, sharding_requested, share_like
 from .task import Batch, Task
 
 
@@ -192,6 +192,8 @@ class Engine:
         # Sharded weights are gathered layer by layer, for which every process has to compute.
         with torch.no_grad(), self.precision.autocast(), self.average.applied():
             figures = self.task.validate(self.device)
+            if self.sharded:
+                release_gathered(self.task.objective)
         return figures if first else {}
 
     def agree(self, wish: bool) -> bool:

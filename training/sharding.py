@@ -50,6 +50,19 @@ def shard_weights(objective: nn.Module, device: torch.device, processes: int) ->
     return [unit for unit in units if id(unit) not in inside]
 
 
+def release_gathered(objective: nn.Module) -> None:
+    """Lets go of weights that a forward pass without a backward pass has gathered, so that only shards are left.
+
+    The outermost module keeps them for a backward pass; without this its shards could not be reached, and the next
+    forward pass would compute with former values.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in objective.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def gather_tensor(value: Tensor) -> Tensor:
     """The whole of a tensor; for a sharded one, all processes must ask at the same time."""
     if _is_sharded(value):
