@@ -26,7 +26,7 @@ def recompute_activations(objective: nn.Module) -> None:
             "Leave it out, or use accumulate to save memory.",
         )
     for module in units:
-        module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+        module.forward = _recomputed(module.forward)
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -66,7 +66,7 @@ def release_gathered(objective: nn.Module) -> None:
 def gather_tensor(value: Tensor) -> Tensor:
     """The whole of a tensor; for a sharded one, all processes must ask at the same time."""
     if _is_sharded(value):
-        return value.full_tensor()  # type: ignore[attr-defined, no-any-return]
+        return value.full_tensor()  # type: ignore[attr-defined]
     return value
 
 
@@ -98,7 +98,7 @@ def share_like(value: Tensor, like: Tensor) -> Tensor:
 
 def local_part(value: Tensor) -> Tensor:
     """What this process holds of a tensor; it shares the tensor's memory."""
-    return value.to_local() if _is_sharded(value) else value  # type: ignore[attr-defined, no-any-return]
+    return value.to_local() if _is_sharded(value) else value  # type: ignore[attr-defined]
 
 
 def _is_sharded(value: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The parts of the networks that training handles one by one: recomputed in the backward pass, or shared out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -18,14 +19,18 @@ def recomputed_blocks(network: nn.Module) -> Sequence[nn.Module]:
         network: A denoiser or an autoencoder.
     """
     if isinstance(network, Autoencoder):
-        return [*network.encoder.blocks, *network.decoder.blocks]
+        return _modules(network.encoder, "blocks") + _modules(network.decoder, "blocks")
     assert isinstance(network, CcellaDenoiser)
     unet = network.unet
     blocks: list[nn.Module] = []
-    for level in (*unet.down_blocks, *unet.up_blocks):
-        blocks += [*level.resnets, *getattr(level, "attentions", [])]
-    middle = unet.middle_block
+    for level in [*unet.down_blocks.children(), *unet.up_blocks.children()]:
+        blocks += _modules(level, "resnets") + _modules(level, "attentions")
+    middle: Any = unet.middle_block
     return [*blocks, middle.resnet_1, middle.attention, middle.resnet_2]
+
+
+def _modules(level: nn.Module, name: str) -> list[nn.Module]:
+    return list(getattr(level, name, []))
 
 
 def sharded_blocks(denoiser: nn.Module) -> Sequence[nn.Module]:
