@@ -24,7 +24,12 @@ class DenoisingLoss(NamedTuple):
 
 
 def denoising_loss(
-    prediction: torch.Tensor, target: torch.Tensor, *, kind: str = "mse", groups: int = 1
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    kind: str = "mse",
+    groups: int = 1,
+    weight: torch.Tensor | None = None,
 ) -> DenoisingLoss:
     """Measure how far a prediction is from its target, per item and per group of channels.
 
@@ -33,6 +38,7 @@ def denoising_loss(
         target: what it should be, same shape.
         kind: "l1" (mean absolute error) or "mse" (mean squared error).
         groups: number of equal groups of neighbouring channels, one per sequence (t2w, hbv, adc: 3).
+        weight: of each place, broadcasting to the prediction, e.g. [B, 1, ...]; None weighs all places alike.
 
     Returns:
         The loss per item and per group.
@@ -55,6 +61,8 @@ def denoising_loss(
         error = difference.square()
     else:
         raise ValueError(f"Denoising loss {kind!r} is unknown; known are {', '.join(DENOISING_LOSSES)}.")
+    if weight is not None:
+        error = error * weight.to(error)
     group = error.reshape(batch, groups, -1).mean(dim=2)
     return DenoisingLoss(item=group.mean(dim=1), group=group)
 

@@ -214,12 +214,26 @@ class NoiseSchedule:
             )
         return index
 
-    def _coefficients(self, z: torch.Tensor, other: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the factors of signal and noise as float32 tensors [B, 1, ...] or [1, ...] on z's device."""
-        if z.shape != other.shape:
-            raise ValueError(f"Latents of shape {tuple(z.shape)} do not go with a tensor of {tuple(other.shape)}.")
+    def factors(self, z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the factors of the clean latent and of the noise in noisy latents.
+
+        Args:
+            z: latents [B, ...].
+            t: integer timesteps [B] or a single one.
+
+        Returns:
+            Two float32 tensors [B, 1, ...] or [1, 1, ...] on z's device.
+
+        Raises:
+            ValueError: if there are not as many timesteps as latents, or one is not an integer between 0 and T - 1.
+        """
         if t.ndim > 1 or (t.numel() != 1 and t.shape[0] != z.shape[0]):
             raise ValueError(f"{z.shape[0]} latents need {z.shape[0]} timesteps or one, got shape {tuple(t.shape)}.")
         index = self._index(t)
         signal, noise = (table[index].reshape(-1, *[1] * (z.ndim - 1)).float().to(z.device) for table in self.levels)
         return signal, noise
+
+    def _coefficients(self, z: torch.Tensor, other: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if z.shape != other.shape:
+            raise ValueError(f"Latents of shape {tuple(z.shape)} do not go with a tensor of {tuple(other.shape)}.")
+        return self.factors(z, t)

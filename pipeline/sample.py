@@ -10,11 +10,11 @@ import torch
 from ..diffusion.noise import ancestral_generator, draw_noise
 from ..diffusion.samplers import is_stochastic
 from ..diffusion.samplers import sample as run_sampler
-from ..diffusion.schedule import NoiseSchedule
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.errors import CardError
 from ..zoo.family import Plan, load_family
+from ..zoo.forward import noise_schedule, predictor
 from ..zoo.record import Record
 from .decode import to_image
 from .encode import ItemCallback
@@ -109,15 +109,15 @@ class _Sampler:
     @torch.no_grad()
     def denoise(self, jobs: Sequence[_Job]) -> tuple[torch.Tensor, list[float]]:
         """Latents B C ... in the autoencoder's units, and the probability of class 1 per item."""
-        settings, device, dtype = self.settings, self.runtime.device, self.runtime.dtype
+        settings, device = self.settings, self.runtime.device
         plan = self.prepare(jobs)
         ids = [job.item.id for job in jobs]
         noise = torch.stack([draw_noise(job.seed, self.card.latent_shape) for job in jobs]).to(device)
         stochastic = is_stochastic(settings.sampler, settings.eta)
         z = run_sampler(
-            lambda z, i: plan.predict(z.to(dtype), i).float(),
+            predictor(self.card, plan, settings.timesteps, self.runtime.dtype),
             noise,
-            schedule=_schedule(self.card),
+            schedule=noise_schedule(self.card),
             sampler=settings.sampler,
             timesteps=settings.timesteps,
             eta=settings.eta,
@@ -155,11 +155,6 @@ class _Sampler:
         with torch.inference_mode():
             x = load_family(self.card.family).decode_latent(self.card, self.autoencoder, z[None].to(self.runtime.dtype))
         return write_images(self.run, self.card, job.item.id, to_image(x[0]), affine=affine, data=data)
-
-
-def _schedule(card: Card) -> NoiseSchedule:
-    s = card.schedule
-    return NoiseSchedule(s.train_timesteps, s.beta_schedule, s.beta_start, s.beta_end, s.prediction)
 
 
 def sample(

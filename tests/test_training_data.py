@@ -17,7 +17,7 @@ from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
 from ccella.imaging.spec import Channel, ImageSpec
 from ccella.training.data import exam_volumes
-from ccella.training.latents import UNKNOWN_CLASS, latent_items, latent_scale, pad_texts
+from ccella.training.latents import UNKNOWN_CLASS, latent_items, latent_moments, latent_scale, pad_texts
 from ccella.training.splits import digest_words, split_patients
 
 WINDOW = {"kind": "window", "lower": 0.0, "upper": 100.0}
@@ -161,7 +161,7 @@ def test_latents_are_read_with_their_conditions(tmp_path: Path, ram_limit_gb: fl
 
 def test_the_latent_scale_brings_samples_to_unit_deviation(tmp_path: Path) -> None:
     items = latent_items(write_latents(tmp_path / "run", 40), SHAPE)
-    scale = latent_scale(items, range(40), 2)
+    scale = latent_scale(latent_moments(items, range(40)), 2)
     generator = torch.Generator().manual_seed(0)
     samples = torch.stack([
         items[index].mean + items[index].sigma * torch.randn(SHAPE, generator=generator)
@@ -169,7 +169,7 @@ def test_the_latent_scale_brings_samples_to_unit_deviation(tmp_path: Path) -> No
     ])  # fmt: skip
     for channel in range(2):
         assert scale[channel] * samples[:, 2 * channel : 2 * channel + 2].std().item() == pytest.approx(1.0, rel=0.02)
-    assert latent_scale(items, range(10), 2) != scale
+    assert latent_scale(latent_moments(items, range(10)), 2) != scale
 
 
 @pytest.mark.parametrize(

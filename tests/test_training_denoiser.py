@@ -25,7 +25,7 @@ from ccella.training.denoiser import DenoiserTask, class_auc, noise_schedule, tr
 from ccella.training.engine import Engine
 from ccella.training.export import initial_network
 from ccella.training.interruption import TrainingInterrupted
-from ccella.training.latents import latent_items, latent_scale
+from ccella.training.latents import latent_items, latent_moments, latent_scale
 from ccella.training.recipes import apply_recipe
 from ccella.training.splits import split_patients
 from ccella.zoo.card import Card, parse_card, read_card
@@ -114,7 +114,7 @@ def test_training_ends_in_a_model_folder_that_loads(card: Card, folder: Path, tm
     written = read_card(tmp_path / "out" / "card.toml")
     items = latent_items(folder, card.latent_shape)
     training, _ = split_patients(items.patient_ids, 0.3)
-    assert written.latent.scale == pytest.approx(latent_scale(items, training, 4))
+    assert written.latent.scale == pytest.approx(latent_scale(latent_moments(items, training), 4))
     stored = load_file(tmp_path / "out" / "denoiser.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
     state = load_part(written, "denoiser").state_dict()

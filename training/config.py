@@ -18,6 +18,7 @@ DEVICES = ("auto", "cpu", "cuda")
 LOSSES = ("l1", "mse")
 DENSITIES = ("uniform", "high_noise", "logit_normal")
 WEIGHTINGS = ("none", "min_snr")
+LATENT_SCALES = ("channel", "image")
 WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
 INITIAL = ("scratch", "card")
 EXPORTED = ("last", "best")
@@ -154,6 +155,12 @@ class DenoiserTraining(LoopTraining):
         focal_alpha: Weight of the positive class in it.
         condition_dropout: Probability that an item's report is replaced by the empty one.
         channel_weights: Weight of each image channel in the loss, normalised to mean 1; empty for equal weights.
+        latent_scale: What brings latents to unit deviation: one factor per image channel ("channel"), or one per latent
+            channel by what it does to the decoded image ("image"), so that coarse structure stands out of the noise
+            first.
+        regions: Folder with a mask per exam; see `regions.RegionMaps`. Empty for none.
+        region_weight: What each exam's mask weighs more in the loss at the first step, in latent voxels all together.
+        region_weight_final: The same at the last step; the weight changes geometrically between them.
         ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
         samples_every: Steps between samples from validation reports, drawn as a mosaic; 0 draws none.
         sample_items: Validation reports sampled.
@@ -169,6 +176,10 @@ class DenoiserTraining(LoopTraining):
     focal_alpha: float = _option(0.75, minimum=0, maximum=1)
     condition_dropout: float = _option(0.1, minimum=0, maximum=1)
     channel_weights: tuple[float, ...] = _option((), above=0)
+    latent_scale: str = _option("channel", choices=LATENT_SCALES)
+    regions: str = _option("")
+    region_weight: float = _option(0.0, minimum=0)
+    region_weight_final: float = _option(0.0, minimum=0)
     ram_limit_gb: float = _option(4.0, minimum=0)
     samples_every: int = _option(0, minimum=0)
     sample_items: int = _option(4, minimum=1)

@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 from ..diffusion.densities import draw_timesteps
 from ..diffusion.losses import denoising_loss, focal_loss, min_snr_weights
+from ..diffusion.preconditioning import Preconditioner
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
+from ..zoo.forward import noise_schedule, preconditioner
 from ..zoo.loading import load_part, load_text_encoder, part_digests, part_paths
 from .config import DenoiserTraining
 from .export import check_companions, describe_run, export_model, initial_network
-from .latents import LatentItem, LatentSet, latent_items, latent_scale, pad_texts
+from .latents import LatentItem, LatentSet, latent_items, latent_moments, latent_scale, pad_texts
 from .loop import refuse_existing, saved_constants, train
-from .processes import compute_once, is_first_process
+from .processes import compute_once, is_first_process, process_state
 from .randomness import VALIDATION, item_generator
+from .regions import RegionMaps
 from .resumption import flatten
-from .samples import SamplePlan, draw_samples, noise_schedule
+from .samples import SamplePlan, draw_samples
+from .spectrum import image_response
 from .splits import digest_words, split_patients
 from .task import Batch, Log, Progress, no_log
 
@@ -44,6 +48,7 @@ class DenoiserObjective(nn.Module):
         self._family = load_family(card.family)
         self._evaluate = self._family.training_forward
         self._schedule = noise_schedule(card)
+        self.preconditioner: Preconditioner | None = None
         self._names = card.image.channel_names
         weights = options.channel_weights or (1.0,) * len(self._names)
         if len(weights) != len(self._names):
@@ -59,14 +64,12 @@ class DenoiserObjective(nn.Module):
         same whatever its neighbours and however the batch is shared out.
         """
         options = self.options
-        t = batch["t"]
-        z_t = self._schedule.add_noise(batch["z"], batch["eps"], t)
-        target = self._schedule.target(batch["z"], batch["eps"], t)
-        prediction, logits = self._evaluate(self.denoiser, z_t, t, batch)
-        measured = denoising_loss(prediction, target, kind=options.loss, groups=len(self._names))
+        prediction, target, logits = self._predict(batch)
+        weight = 1.0 + self._region_weight(step) * batch["region"] if "region" in batch else None
+        measured = denoising_loss(prediction, target, kind=options.loss, groups=len(self._names), weight=weight)
         item = (measured.group * self._weights.to(measured.group)).mean(dim=1)
         if options.loss_weighting == "min_snr":
-            item = item * min_snr_weights(self._schedule, t, options.min_snr_gamma)
+            item = item * min_snr_weights(self._schedule, batch["t"], options.min_snr_gamma)
         counted = batch["class_counts"]
         targets = nn.functional.one_hot(batch["class_label"].clamp(min=0), logits.shape[-1])
         focal = (
@@ -80,10 +83,22 @@ class DenoiserObjective(nn.Module):
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Prediction, target and class logits without a loss, for validation."""
-        z_t = self._schedule.add_noise(batch["z"], batch["eps"], batch["t"])
-        target = self._schedule.target(batch["z"], batch["eps"], batch["t"])
-        prediction, logits = self._evaluate(self.denoiser, z_t, batch["t"], batch)
+        prediction, target, logits = self._predict(batch)
         return prediction.float(), target, logits.float()
+
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        t, scaling = batch["t"], self.preconditioner
+        z_t = self._schedule.add_noise(batch["z"], batch["eps"], t)
+        target = self._schedule.target(batch["z"], batch["eps"], t)
+        seen = z_t if scaling is None else scaling.network_input(z_t, t)
+        output, logits = self._evaluate(self.denoiser, seen, t, batch)
+        return output if scaling is None else scaling.clean_latent(z_t, output, t), target, logits
+
+    def _region_weight(self, step: int) -> float:
+        """Between the first and the last step the weight falls by the same factor every step."""
+        first, last = self.options.region_weight, self.options.region_weight_final
+        share = min(step / self.options.steps, 1.0)
+        return first ** (1 - share) * last**share if first and last else first + (last - first) * share
 
     def checkpointing_units(self) -> Sequence[nn.Module]:
         """See `task.Task`."""
@@ -105,17 +120,18 @@ class DenoiserTask:
         denoiser: The network.
         null_text: Embedding of the empty report, [L, W].
         options: Of the training.
-        scale: Latent scale per image channel; computed from the training items when None.
+        constants: Statistics of the latents, as `constants()` gives them; computed from the training items when None.
     """
 
     def __init__(
         self, card: Card, items: LatentSet, denoiser: nn.Module, null_text: Tensor, options: DenoiserTraining,
-        scale: Sequence[float] | None = None,
+        constants: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.options = options
         self.items = items
         self.training, self.validation = split_patients(items.patient_ids, options.validation_fraction)
-        self.objective: nn.Module = DenoiserObjective(denoiser, card, options)
+        self._objective = DenoiserObjective(denoiser, card, options)
+        self.objective: nn.Module = self._objective
         self.ids: Sequence[str] = [items.ids[index] for index in self.training]
         self.identity: Mapping[str, str] = {
             "data": items.digest,
@@ -129,8 +145,11 @@ class DenoiserTask:
         self.null_text = null_text
         self._family = load_family(card.family)
         self.card = card
-        each = card.latent.channels_per_image_channel
-        self.restore({"latent_scale": scale or latent_scale(items, self.training, each)})
+        self._regions = None
+        if options.regions:
+            chosen = [items.ids[index] for index in self.training]
+            self._regions = RegionMaps(Path(options.regions), chosen, card.image, card.latent.downsample)
+        self.restore(constants or self._measure_latents())
 
     def draw(self, index: int, generator: torch.Generator) -> Batch:
         """One exam: a fresh posterior sample, noise, a timestep, and perhaps no report."""
@@ -141,7 +160,8 @@ class DenoiserTask:
         density, steps = self.options.timestep_density, self.card.schedule.train_timesteps
         t = draw_timesteps(1, steps, density, generator)[0]
         dropped = bool(torch.rand((), generator=generator) < self.options.condition_dropout)
-        return self._item(item, posterior, eps, t, dropped)
+        drawn = self._item(item, posterior, eps, t, dropped)
+        return drawn if self._regions is None else drawn | {"region": self._regions[item.id]}
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """Items stacked on a batch axis; reports of different lengths padded, with their mask."""
@@ -172,13 +192,17 @@ class DenoiserTask:
         return figures if area is None else figures | {"class_auc": area}
 
     def constants(self) -> dict[str, Any]:
-        """The latent scale: computed once, never again."""
-        return {"latent_scale": list(self.scale)}
+        """The latent scale and moments: computed once, never again."""
+        latent = self.card.latent
+        found = {"latent_scale": latent.scale, "latent_mean": latent.mean, "latent_std": latent.std}
+        return {name: list(value) for name, value in found.items() if value is not None}
 
     def restore(self, constants: Mapping[str, Any]) -> None:
-        """Takes over the latent scale."""
+        """Takes over the latent scale and moments."""
         self.scale: tuple[float, ...] = tuple(constants["latent_scale"])
-        self.card = replace(self.card, latent=replace(self.card.latent, scale=self.scale))
+        mean, std = (tuple(constants.get(name, ())) or None for name in ("latent_mean", "latent_std"))
+        self.card = replace(self.card, latent=replace(self.card.latent, scale=self.scale, mean=mean, std=std))
+        self._objective.preconditioner = preconditioner(self.card)
 
     def export(self, folder: Path, state: Mapping[str, Tensor], progress: Progress) -> None:
         """Writes the denoiser, the latent scale and the validation figures into the model folder."""
@@ -192,7 +216,7 @@ class DenoiserTask:
             weights,
             self.options,
             updates={
-                "latent": {"scale": list(self.scale)},
+                "latent": {name.removeprefix("latent_"): value for name, value in self.constants().items()},
                 "measured": {"denoiser_validation": measured} if measured else {},
                 "provenance": {STAGE: describe_run(self.options, progress, data)},
             },
@@ -209,6 +233,21 @@ class DenoiserTask:
         autoencoder = load_part(self.card, "autoencoder", device=device)
         draw_samples(path, self.card, plan, weights=weights, autoencoder=autoencoder, device=device)
         return True
+
+    def _measure_latents(self) -> dict[str, Any]:
+        """Constants of the training items: the scale and, for a preconditioned network, the channels' moments."""
+        each, response = self.card.latent.channels_per_image_channel, None
+        moments = latent_moments(self.items, self.training)
+        if self.options.latent_scale == "image":
+            device = process_state(self.options).device
+            autoencoder = load_part(self.card, "autoencoder", device=device)
+            response = image_response(self.card, autoencoder, self.items, self.training, moments, device)
+        scale = latent_scale(moments, each, response)
+        if self.card.schedule.preconditioning == "none":
+            return {"latent_scale": scale}
+        factors = torch.tensor(scale, dtype=torch.float64).repeat_interleave(len(moments.mean) // len(scale))
+        std = moments.variance.sqrt() * factors
+        return {"latent_scale": scale, "latent_mean": (moments.mean * factors).tolist(), "latent_std": std.tolist()}
 
     def _fixed(self, index: int, slot: int, t: int) -> Batch:
         """A validation item with its noise from the run's seed and its place alone."""
@@ -264,9 +303,10 @@ def train_denoiser(
     if null_text is None:
         log("Embedding the empty report with the card's text encoder.")
         null_text = compute_once(options, lambda: load_text_encoder(card).encode([""])[0].float().cpu())
-    scale = saved_constants(out, STAGE).get("latent_scale")
-    task = DenoiserTask(card, items, initial_network(card, STAGE, options), null_text, options, scale)
-    log("Latent scale: " + ", ".join(f"{n} {s:.4f}" for n, s in zip(card.image.channel_names, task.scale, strict=True)))
+    task = DenoiserTask(
+        card, items, initial_network(card, STAGE, options), null_text, options, saved_constants(out, STAGE)
+    )
+    log("Latent scale: " + ", ".join(f"{value:.4f}" for value in task.scale))
     return train(task, options, out, stage=STAGE, resume=resume, log=log, allow=allow)
 
 

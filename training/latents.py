@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,38 +154,62 @@ def latent_items(folder: Path, shape: Sequence[int], ram_limit_gb: float = 4.0) 
     return LatentSet(folder, shape, ram_limit_gb)
 
 
-def latent_scale(items: LatentSet, indices: Sequence[int], channels_per_image_channel: int) -> tuple[float, ...]:
-    """One factor per image channel that brings samples of the training latents to unit standard deviation.
+@dataclass(frozen=True, eq=False)
+class LatentMoments:
+    """Mean and variance of each latent channel over a training set, unscaled; float64 [C]."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def latent_moments(items: LatentSet, indices: Sequence[int]) -> LatentMoments:
+    """Mean and variance of each channel of samples of the training latents.
 
     A sample is mean + sigma eps, so its variance over the set is that of the means plus the mean of sigma squared.
 
     Args:
         items: The latents.
         indices: Of the training items.
+    """
+    totals, elements = torch.zeros(3, 0, dtype=torch.float64), 0
+    for index in indices:
+        mean, sigma = items[index].mean.double().flatten(1), items[index].sigma.double().flatten(1)
+        sums = torch.stack([mean.sum(1), mean.square().sum(1), sigma.square().sum(1)])
+        totals = sums if not elements else totals + sums
+        elements += mean.shape[1]
+    first, second, noise = totals / elements
+    return LatentMoments(first, second - first**2 + noise)
+
+
+def latent_scale(
+    moments: LatentMoments, channels_per_image_channel: int, response: Tensor | None = None
+) -> tuple[float, ...]:
+    """Factors that bring samples of the training latents to unit standard deviation per image channel.
+
+    Args:
+        moments: Of the training latents.
         channels_per_image_channel: Latent channels that belong to one image channel.
+        response: Relative size that each latent channel is to have, [C]; None leaves them as they are.
 
     Returns:
-        1 / standard deviation per image channel, over the whole training set.
+        1 / standard deviation per image channel, over the whole training set; with a response, one factor per latent
+        channel.
 
     Raises:
         InputError: The latents of an image channel do not vary.
     """
-    totals = np.zeros((3, 0))
-    elements = 0
-    for index in indices:
-        item = items[index]
-        mean = item.mean.double().reshape(-1, channels_per_image_channel, *item.mean.shape[1:]).flatten(1)
-        noise = item.sigma.double().reshape(mean.shape).square()
-        sums = torch.stack([mean.sum(1), mean.square().sum(1), noise.sum(1)]).numpy()
-        totals = sums if not elements else totals + sums
-        elements += mean.shape[1]
-    first, second, noise_sum = totals / elements
-    variance = second - first**2 + noise_sum
-    if not (np.isfinite(variance).all() and (variance > 0).all()):
+    weight = torch.ones_like(moments.mean) if response is None else response.double()
+    mean = (moments.mean * weight).view(-1, channels_per_image_channel)
+    within = (moments.variance * weight**2).view(-1, channels_per_image_channel)
+    variance = within.mean(1) + mean.var(1, correction=0)
+    if not bool(torch.isfinite(variance).all() and (variance > 0).all()):
         raise InputError(
             "The training latents of an image channel do not vary.", "Train the autoencoder before encoding."
         )
-    return tuple(float(value) for value in variance**-0.5)
+    factors = variance**-0.5
+    if response is not None:
+        factors = (factors[:, None] * weight.view_as(mean)).flatten()
+    return tuple(factors.tolist())
 
 
 def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,21 +11,13 @@ from torch import Tensor, nn
 
 from ..diffusion.noise import draw_noise
 from ..diffusion.samplers import sample
-from ..diffusion.schedule import NoiseSchedule
 from ..diffusion.timesteps import timestep_table
 from ..imaging.previews import write_mosaic
 from ..zoo.card import Card
 from ..zoo.family import load_family
+from ..zoo.forward import noise_schedule, predictor
 from .latents import LatentItem
 from .randomness import VALIDATION, derive_seed
-
-
-def noise_schedule(card: Card) -> NoiseSchedule:
-    """The card's forward diffusion."""
-    schedule = card.schedule
-    return NoiseSchedule(
-        schedule.train_timesteps, schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.prediction
-    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def _sample_one(
     )
     noise = draw_noise(derive_seed(plan.seed, VALIDATION, 1, place), card.latent_shape)[None]
     z = sample(
-        lambda z, i: prepared.predict(z, i).float(),
+        predictor(card, prepared, table, torch.float32),
         noise.to(device),
         schedule=schedule,
         sampler="euler" if schedule.is_flow else "dpmsolver++",

@@ -17,6 +17,7 @@ SCHEMA = 1
 UNPINNED = "unpinned"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
+PRECONDITIONINGS = ("none", "edm")
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
 
 
@@ -28,14 +29,18 @@ class LatentSpec:
         channels: Channels of one latent, all image channels together.
         channels_per_image_channel: Latent channels that belong to one image channel.
         downsample: Voxels per latent voxel along each axis.
-        scale: One factor per image channel that brings the training latents to unit standard deviation; None until
-            trained.
+        scale: Factors that bring the training latents of each image channel to unit standard deviation: one per image
+            channel, or one per latent channel. None until trained.
+        mean: Of each latent channel after scaling, over the training set; None unless preconditioned and trained.
+        std: Standard deviation of each latent channel likewise.
     """
 
     channels: int
     channels_per_image_channel: int
     downsample: int
     scale: tuple[float, ...] | None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Schedule:
     """The forward diffusion: how noise grows over the training timesteps, and what the network predicts.
 
     A rectified flow has beta_schedule "rectified_flow", prediction "flow", no betas, and the sampler "euler".
+    Preconditioning is "none" or "edm"; see diffusion/preconditioning.py.
     """
 
     train_timesteps: int
@@ -50,6 +56,7 @@ class Schedule:
     beta_start: float
     beta_end: float
     prediction: str
+    preconditioning: str = "none"
 
 
 @dataclass(frozen=True)
@@ -230,7 +237,7 @@ def _image(table: Table) -> ImageSpec:
 
 
 def _latent(table: Table, image: ImageSpec) -> LatentSpec:
-    table.allow("channels", "channels_per_image_channel", "downsample", "scale")
+    table.allow("channels", "channels_per_image_channel", "downsample", "scale", "mean", "std")
     channels = table.integer("channels", minimum=1)
     each = table.integer("channels_per_image_channel", channels, minimum=1)
     downsample = table.integer("downsample", minimum=1)
@@ -238,23 +245,33 @@ def _latent(table: Table, image: ImageSpec) -> LatentSpec:
         if size % downsample:
             raise table.fail("downsample", f"a divisor of every size of image.shape {list(image.shape)}")
     scale = table.numbers("scale") if "scale" in table.data else None
-    if scale is not None and (len(scale) * each != channels or min(scale) <= 0):
-        raise table.fail("scale", f"{channels // each} positive numbers")
-    return LatentSpec(channels, each, downsample, scale)
+    if scale is not None and (len(scale) not in (channels // each, channels) or min(scale) <= 0):
+        raise table.fail("scale", f"{channels // each} or {channels} positive numbers")
+    mean = table.numbers("mean") if "mean" in table.data else None
+    std = table.numbers("std") if "std" in table.data else None
+    if mean is not None and len(mean) != channels:
+        raise table.fail("mean", f"{channels} numbers")
+    if std is not None and (len(std) != channels or min(std) <= 0):
+        raise table.fail("std", f"{channels} positive numbers")
+    return LatentSpec(channels, each, downsample, scale, mean, std)
 
 
 def _schedule(table: Table) -> Schedule:
-    table.allow("train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction")
+    table.allow("train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction", "preconditioning")
     kind, prediction = table.choice("beta_schedule", BETA_SCHEDULES), table.choice("prediction", PREDICTIONS)
     flow = kind == "rectified_flow"
     if flow != (prediction == "flow"):
         raise table.fail("prediction", '"flow" exactly where beta_schedule is "rectified_flow"')
+    preconditioning = table.choice("preconditioning", PRECONDITIONINGS, "none")
+    if preconditioning != "none" and prediction != "sample":
+        raise table.fail("preconditioning", '"none", or prediction "sample"')
     return Schedule(
         table.integer("train_timesteps", minimum=1),
         kind,
         table.number("beta_start", 0.0 if flow else None),
         table.number("beta_end", 0.0 if flow else None),
         prediction,
+        preconditioning,
     )
 
 

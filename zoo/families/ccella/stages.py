@@ -78,8 +78,8 @@ def _scale(card: Card, z: Tensor) -> Tensor:
             f"Model {card.id} has no latent.scale, so its latents cannot be scaled.",
             "The scale is computed and saved when its denoiser is trained: use a trained model folder.",
         )
-    each = card.latent.channels_per_image_channel
-    scale = torch.tensor(card.latent.scale, dtype=z.dtype, device=z.device).repeat_interleave(each)
+    scale = torch.tensor(card.latent.scale, dtype=z.dtype, device=z.device)
+    scale = scale.repeat_interleave(card.latent.channels // len(scale))
     return scale.view(1, -1, *[1] * (z.ndim - 2))
 
 
@@ -145,7 +145,7 @@ class Plan:
         self.class_probability = class_probability
 
     def predict(self, z: Tensor, step: int) -> Tensor:
-        """The guided prediction for latents `z` (B C x y z) at entry `step` of the timestep table."""
+        """The network's guided output for its input `z` (B C x y z) at entry `step` of the timestep table."""
         t = torch.full((len(z),), self._timesteps[step], device=z.device)
         context, class_input = self._conditional.at(step, self._denoiser)
         if self._unconditional is None:
