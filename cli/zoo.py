@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
 from ..zoo.card import Card
+from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
 from ..zoo.registry import availability, find_card, list_cards
-from .options import stream_options
+from .notes import say
+from .options import output_option, stream_options
 from .output import Output, write_line
 
 
@@ -45,6 +48,38 @@ def show_model(name: str, as_json: bool) -> None:
         return
     for key, value in _describe(card).items():
         write_line(f"{key + ':':<14}{value}")
+
+
+@command.command("import")
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.option("--as", "model", required=True, metavar="NAME", help="The model it is a checkpoint of.")
+@output_option("The model folder; parts that it already holds stay.")
+@click.option("--part", type=click.Choice(IMPORTED_PARTS), help="Which part it holds.  [default: by its names]")
+@click.option(
+    "--scale-factor",
+    "scale",
+    metavar="A[,B,C]",
+    callback=lambda _, __, value: value and parse_factors(value),
+    help="Latent scale, one or one per sequence.  [default: the checkpoint's own]",
+)
+@stream_options
+def import_model(
+    checkpoint: Path, model: str, out: Path, part: str | None, scale: tuple[float, ...] | None, as_json: bool
+) -> None:
+    """Turn the checkpoint CKPT (.pt, .pth, .ckpt, .pkl, .safetensors) into a model folder of safetensors.
+
+    CKPT is what the authors' code saves, or a MAISI autoencoder. Nothing in it is executed; every name and shape has
+    to match the model.
+    """
+    imported = import_checkpoint(checkpoint, find_card(model), out, part=part, scale=scale)
+    if imported.left_out:
+        say(f"Left out of {checkpoint.name}: {', '.join(imported.left_out)}.")
+    say(f"The terms of the imported weights are their publisher's: state them under [licence] in {out / 'card.toml'}.")
+    with Output("model", "part", "needs", "folder", as_json=as_json) as output:
+        if as_json:
+            output.add_object({**_summarise(imported.card), "part": imported.part, "path": out.as_posix()})
+        else:
+            output.add_row(imported.card.id, imported.part, availability(imported.card), out)
 
 
 def _summarise(card: Card) -> dict[str, object]:
