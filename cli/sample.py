@@ -11,8 +11,9 @@ import click
 
 from ..imaging.errors import InputError
 from ..pipeline.seeds import Shard
-from ..zoo.card import SAMPLERS, Card
+from ..zoo.card import Card
 from ..zoo.errors import UnknownModelError
+from ..zoo.generation import SAMPLERS
 from ..zoo.registry import find_card, list_cards
 from .notes import say
 from .options import (

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..imaging.errors import InputError
-from ..zoo.card import SAMPLERS, Card
+from ..zoo.card import Card
+from ..zoo.generation import SAMPLERS
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_conditions_that_do_not_fit_are_named_before_anything_is_sampled(stages,
 def test_a_model_of_tiles_or_without_scale_says_so(stages, prompts, tmp_path):
     card = stages.card
     tiles = replace(card, image=replace(card.image, axes="yx", shape=(16, 16), spacing_mm=(1.0, 1.0), orientation=None))
-    untrained = replace(card, latent=replace(card.latent, scale=None))
+    untrained = card.with_generation(latent=replace(card.latent, scale=None))
     for other, message in ((tiles, "axes 'yx'"), (untrained, "no latent.scale")):
         with pytest.raises(CardError, match=message):
             stages.changed(card=other).sample(prompts[:1], tmp_path / message[:3])

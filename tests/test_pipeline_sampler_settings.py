@@ -30,7 +30,7 @@ def test_settings_out_of_range_are_named(stages, options, message):
 
 
 def test_settings_come_from_the_card_unless_given(stages):
-    card = replace(stages.card, sampler=replace(stages.card.sampler, timesteps=(900, 500, 100), eta=0.3))
+    card = stages.card.with_generation(sampler=replace(stages.card.sampler, timesteps=(900, 500, 100), eta=0.3))
     assert choose_settings(card).timesteps == (900, 500, 100)
     assert choose_settings(card).eta == 0.3
     assert choose_settings(card, steps=2).timesteps == (999, 0)

@@ -201,7 +201,7 @@ class DenoiserTask:
         """Takes over the latent scale and moments."""
         self.scale: tuple[float, ...] = tuple(constants["latent_scale"])
         mean, std = (tuple(constants.get(name, ())) or None for name in ("latent_mean", "latent_std"))
-        self.card = replace(self.card, latent=replace(self.card.latent, scale=self.scale, mean=mean, std=std))
+        self.card = self.card.with_generation(latent=replace(self.card.latent, scale=self.scale, mean=mean, std=std))
         self._objective.preconditioner = preconditioner(self.card)
 
     def export(self, folder: Path, state: Mapping[str, Tensor], progress: Progress) -> None:

@@ -1,81 +1,20 @@
 """Cards: what a model is, as data. A card is a TOML file; nothing here imports torch."""
 
-import itertools
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..imaging.spec import Channel, ImageSpec
 from .errors import CardError
+from .generation import Generation, LatentSpec, SamplerDefaults, Schedule, parse_generation
 from .tables import Table
 
 SCHEMA = 1
 UNPINNED = "unpinned"
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
-BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
-PRECONDITIONINGS = ("none", "edm")
-SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
-
-
-@dataclass(frozen=True)
-class LatentSpec:
-    """The space in which the denoiser works.
-
-    Attributes:
-        channels: Channels of one latent, all image channels together.
-        channels_per_image_channel: Latent channels that belong to one image channel.
-        downsample: Voxels per latent voxel along each axis.
-        scale: Factors that bring the training latents of each image channel to unit standard deviation: one per image
-            channel, or one per latent channel. None until trained.
-        mean: Of each latent channel after scaling, over the training set; None unless preconditioned and trained.
-        std: Standard deviation of each latent channel likewise.
-    """
-
-    channels: int
-    channels_per_image_channel: int
-    downsample: int
-    scale: tuple[float, ...] | None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The forward diffusion: how noise grows over the training timesteps, and what the network predicts.
-
-    A rectified flow has beta_schedule "rectified_flow", prediction "flow", no betas, and the sampler "euler".
-    Preconditioning is "none" or "edm"; see diffusion/preconditioning.py.
-    """
-
-    train_timesteps: int
-    beta_schedule: str
-    beta_start: float
-    beta_end: float
-    prediction: str
-    preconditioning: str = "none"
-
-
-@dataclass(frozen=True)
-class SamplerDefaults:
-    """How the model is sampled unless the user says otherwise.
-
-    Attributes:
-        name: One of SAMPLERS.
-        steps: Number of network evaluations.
-        guidance_scale: Classifier-free guidance; 1.0 is none.
-        eta: Share of ancestral noise in DDIM, 0 to 1.
-        timesteps: The timestep table for `steps`, descending; None means the quadratic table of `steps`.
-    """
-
-    name: str
-    steps: int
-    guidance_scale: float
-    eta: float
-    timesteps: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +62,7 @@ class Card:
     """A model of the zoo. See docs/cards.md for the file's keys.
 
     Attributes:
+        generation: How it makes images; None for a classifier.
         directory: The folder the card was read from; local files of parts are relative to it.
         document: The parsed TOML itself, from which a trained model's card is derived.
     """
@@ -132,10 +72,8 @@ class Card:
     title: str
     description: str
     image: ImageSpec
-    latent: LatentSpec
+    generation: Generation | None
     conditions: tuple[str, ...]
-    schedule: Schedule
-    sampler: SamplerDefaults
     training: Mapping[str, Mapping[str, Any]]
     parts: Mapping[str, Part]
     licence: Licence
@@ -145,6 +83,30 @@ class Card:
     provenance: Mapping[str, Any]
     directory: Path
     document: Mapping[str, Any]
+
+    def _generates(self) -> Generation:
+        if self.generation is None:
+            raise CardError(f"Model {self.id} makes no images: its card has no latent space.", "Name another --model.")
+        return self.generation
+
+    @property
+    def latent(self) -> LatentSpec:
+        """The latent space; CardError for a classifier."""
+        return self._generates().latent
+
+    @property
+    def schedule(self) -> Schedule:
+        """The forward diffusion; CardError for a classifier."""
+        return self._generates().schedule
+
+    @property
+    def sampler(self) -> SamplerDefaults:
+        """How it is sampled; CardError for a classifier."""
+        return self._generates().sampler
+
+    def with_generation(self, **changes: Any) -> "Card":
+        """The card with another `latent`, `schedule` or `sampler`."""
+        return replace(self, generation=replace(self._generates(), **changes))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -191,8 +153,7 @@ def parse_card(document: Mapping[str, Any], path: Path) -> Card:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)?", top.text("id")):
         raise top.fail("id", "family or family/variant in lower case letters, digits, dots and hyphens")
     image = _image(top.table("image"))
-    latent = _latent(top.table("latent"), image)
-    parts = {name: _part(name, top.table("parts").table(name)) for name in top.table("parts").data}
+    parts = {name: parse_part(name, top.table("parts").table(name)) for name in top.table("parts").data}
     training = top.table("training", {})
     return Card(
         id=top.text("id"),
@@ -200,13 +161,11 @@ def parse_card(document: Mapping[str, Any], path: Path) -> Card:
         title=top.text("title"),
         description=top.text("description"),
         image=image,
-        latent=latent,
+        generation=parse_generation(top, image),
         conditions=top.texts("conditions", ()),
-        schedule=_schedule(top.table("schedule")),
-        sampler=_sampler(top.table("sampler"), top.table("schedule").integer("train_timesteps", minimum=1)),
         training=MappingProxyType({name: training.table(name).data for name in training.data}),
         parts=MappingProxyType(parts),
-        licence=_licence(top.table("licence")),
+        licence=parse_licence(top.table("licence")),
         citation=top.text("citation"),
         intended_use=top.text("intended_use"),
         measured=top.table("measured", {}).data,
@@ -236,59 +195,8 @@ def _image(table: Table) -> ImageSpec:
     return ImageSpec(axes, shape, spacing, orientation, tuple(channels))
 
 
-def _latent(table: Table, image: ImageSpec) -> LatentSpec:
-    table.allow("channels", "channels_per_image_channel", "downsample", "scale", "mean", "std")
-    channels = table.integer("channels", minimum=1)
-    each = table.integer("channels_per_image_channel", channels, minimum=1)
-    downsample = table.integer("downsample", minimum=1)
-    for size in image.shape:
-        if size % downsample:
-            raise table.fail("downsample", f"a divisor of every size of image.shape {list(image.shape)}")
-    scale = table.numbers("scale") if "scale" in table.data else None
-    if scale is not None and (len(scale) not in (channels // each, channels) or min(scale) <= 0):
-        raise table.fail("scale", f"{channels // each} or {channels} positive numbers")
-    mean = table.numbers("mean") if "mean" in table.data else None
-    std = table.numbers("std") if "std" in table.data else None
-    if mean is not None and len(mean) != channels:
-        raise table.fail("mean", f"{channels} numbers")
-    if std is not None and (len(std) != channels or min(std) <= 0):
-        raise table.fail("std", f"{channels} positive numbers")
-    return LatentSpec(channels, each, downsample, scale, mean, std)
-
-
-def _schedule(table: Table) -> Schedule:
-    table.allow("train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction", "preconditioning")
-    kind, prediction = table.choice("beta_schedule", BETA_SCHEDULES), table.choice("prediction", PREDICTIONS)
-    flow = kind == "rectified_flow"
-    if flow != (prediction == "flow"):
-        raise table.fail("prediction", '"flow" exactly where beta_schedule is "rectified_flow"')
-    preconditioning = table.choice("preconditioning", PRECONDITIONINGS, "none")
-    if preconditioning != "none" and prediction != "sample":
-        raise table.fail("preconditioning", '"none", or prediction "sample"')
-    return Schedule(
-        table.integer("train_timesteps", minimum=1),
-        kind,
-        table.number("beta_start", 0.0 if flow else None),
-        table.number("beta_end", 0.0 if flow else None),
-        prediction,
-        preconditioning,
-    )
-
-
-def _sampler(table: Table, train_timesteps: int) -> SamplerDefaults:
-    table.allow("name", "steps", "guidance_scale", "eta", "timesteps")
-    steps = table.integer("steps", minimum=1)
-    timesteps = table.integers("timesteps") if "timesteps" in table.data else None
-    if timesteps is not None:
-        descending = all(a > b for a, b in itertools.pairwise(timesteps))
-        if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
-            raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
-    return SamplerDefaults(
-        table.choice("name", SAMPLERS), steps, table.number("guidance_scale", 1.0), table.number("eta", 0.0), timesteps
-    )
-
-
-def _part(name: str, table: Table) -> Part:
+def parse_part(name: str, table: Table) -> Part:
+    """Checks the table of a part; CardError names the key."""
     table.allow("architecture", "config", "files", "note")
     files = []
     for row in table.tables("files"):
@@ -307,6 +215,7 @@ def _part(name: str, table: Table) -> Part:
     return Part(name, table.text("architecture"), table.table("config").data, tuple(files), table.text("note", ""))
 
 
-def _licence(table: Table) -> Licence:
+def parse_licence(table: Table) -> Licence:
+    """Checks the table of a licence; CardError names the key."""
     table.allow("id", "name", "url", "restricted")
     return Licence(table.text("id"), table.text("name"), table.text("url", ""), table.flag("restricted", False))
