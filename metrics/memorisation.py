@@ -108,7 +108,7 @@ def _search(
         for number, axes in enumerate(mirrors):
             # Axis 0 is the image's number.
             # A mirrored image keeps its mean and length.
-            mirrored = np.flip(images, [axis + 1 for axis in axes]).reshape(rows_of.shape) if axes else rows_of
+            mirrored = np.flip(images, tuple(axis + 1 for axis in axes)).reshape(rows_of.shape) if axes else rows_of
             scores = block @ mirrored.T
             if groups is not None and reference_groups is not None:
                 same = groups[:, None] == np.asarray(reference_groups[start:stop], object)[None]

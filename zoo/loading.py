@@ -43,15 +43,25 @@ def part_paths(card: Card, name: str) -> list[Path]:
             f"Model {card.id} has no weights for its {name}: {part.note or 'none are public.'}",
             f"Train one with `ccella train` (template {card.id}), or use the bundled ccella-pp/phantom.",
         )
-    return [_find(file, card, name) for file in part.files]
+    return [find_file(file, card.directory, f"Model {card.id}, part {name},") for file in part.files]
 
 
-def _find(file: FileRef, card: Card, part: str) -> Path:
-    owner = f"Model {card.id}, part {part},"
+def find_file(file: FileRef, directory: Path, owner: str) -> Path:
+    """A file on this machine, checked against its pin.
+
+    Args:
+        file: What a card says of it.
+        directory: The card's folder, for a file without a repository.
+        owner: Whose file it is, for messages.
+
+    Raises:
+        WeightsMissingError: The file is not on this machine.
+        DigestMismatchError: Its size or content is not what the card pins.
+    """
     if file.repo is not None:
         path = find_cached(file, owner)
     else:
-        path = card.directory / file.path
+        path = directory / file.path
         if not path.is_file():
             raise WeightsMissingError(
                 f"{owner} needs {path}, which does not exist.", "Copy the whole model folder, or train the part again."
