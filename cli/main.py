@@ -18,6 +18,7 @@ COMMANDS = {
     "encode": "encode",
     "decode": "decode",
     "train": "train",
+    "export": "export",
     "zoo": "zoo",
     "phantom": "phantom",
 }

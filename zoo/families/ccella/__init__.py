@@ -1,6 +1,7 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
+from .graphs import assemble, graphs, shape_multiple
 from .parts import build
 from .stages import (
     Conditions,
@@ -18,12 +19,15 @@ __all__ = [
     "Conditions",
     "Plan",
     "TextEncoder",
+    "assemble",
     "build",
     "decode_latent",
     "encode_image",
+    "graphs",
     "prepare",
     "recomputed_blocks",
     "scale_latent",
+    "shape_multiple",
     "sharded_blocks",
     "training_forward",
     "unscale_latent",

@@ -160,11 +160,11 @@ class Connector(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor | None, time: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the latents [B, N, D] and the class values [B, classes] of every block that is read."""
-        text = self.proj_in(text).expand(len(time), -1, -1)
+        text = self.proj_in(text).expand(time.shape[0], -1, -1)
         latents = self.latents[None] + self.time_aware_linear(functional.silu(time))[:, None]
         if mask is not None:
-            own = torch.ones(len(time), latents.shape[1], dtype=torch.bool, device=mask.device)
-            mask = torch.cat([own, mask.expand(len(time), -1)], dim=1)
+            own = torch.ones(time.shape[0], latents.shape[1], dtype=torch.bool, device=mask.device)
+            mask = torch.cat([own, mask.expand(time.shape[0], -1)], dim=1)
         values: list[Tensor] = []
         for index, block in enumerate(self.perceiver_blocks):
             latents = block(latents, text, time, mask)
@@ -207,7 +207,7 @@ class Adapter(nn.Module):
         context, values = self.connector(text, mask, self.time_embedding(features))
         classifier: nn.Linear | None = self.__dict__["classifier"]
         if classifier is None:
-            return context, context.new_zeros(len(t), self.config.classes)
+            return context, context.new_zeros(t.shape[0], self.config.classes)
         return context, classifier(torch.cat(values, dim=-1))
 
 

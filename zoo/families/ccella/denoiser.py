@@ -45,6 +45,19 @@ def scale_logits(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1) * CLASS_SCALE
 
 
+def choose_class_values(config: DenoiserConfig, logits: Tensor, class_input: Tensor | None) -> Tensor:
+    """See `CcellaDenoiser.class_values`."""
+    if config.class_input == "none":
+        if class_input is not None:
+            raise ValueError('This denoiser takes no class (class_input = "none"), and one was given.')
+        return torch.zeros_like(logits)
+    if class_input is not None:
+        return class_input
+    if config.class_input == "given":
+        raise ValueError('This denoiser needs a class (class_input = "given"), and none was given.')
+    return scale_logits(logits)
+
+
 class CcellaDenoiser(nn.Module):
     """Noisy latents, a timestep, a report, a class and a spacing to the prediction and the class logits.
 
@@ -79,15 +92,7 @@ class CcellaDenoiser(nn.Module):
         Raises:
             ValueError: a class is missing, or given to a model that takes none.
         """
-        if self.config.class_input == "none":
-            if class_input is not None:
-                raise ValueError('This denoiser takes no class (class_input = "none"), and one was given.')
-            return torch.zeros_like(logits)
-        if class_input is not None:
-            return class_input
-        if self.config.class_input == "given":
-            raise ValueError('This denoiser needs a class (class_input = "given"), and none was given.')
-        return scale_logits(logits)
+        return choose_class_values(self.config, logits, class_input)
 
     def forward(
         self,

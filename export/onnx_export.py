@@ -1,0 +1,260 @@
+"""PyTorch to ONNX: each graph is exported, compared with PyTorch on random inputs, and written only if it agrees."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..imaging.atomic import atomic_path
+from ..imaging.errors import InputError
+from ..zoo.card import Card
+from ..zoo.family import load_family
+from ..zoo.graphs import Graph, GraphInput, ShapeRange
+from ..zoo.loading import load_part, sha256_file
+from .devices import PRECISIONS
+from .onnx_runtime import OnnxNet, choose_onnx_device, choose_provider
+from .records import FOLDER, GraphRecord, graph_weights, onnx_path, stem, write_record
+
+# Largest difference from PyTorch in fp32, as a share of the largest output.
+TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+# One protobuf message holds 2 GiB at most; weights above this go into a file of their own.
+EMBEDDED_BYTES = 1900 * 2**20
+LIBRARIES = ("ccella", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+class ParityError(RuntimeError):
+    """An exported graph computes something else than PyTorch; it was not written."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+def choose_graphs(card: Card, names: Sequence[str] | None, shapes: ShapeRange) -> list[Graph]:
+    """The graphs called `names`, all of the model's when None.
+
+    Raises:
+        InputError: The model has no such graph.
+    """
+    known = {graph.name: graph for graph in load_family(card.family).graphs(card, shapes)}
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"Model {card.id} has no graph {name!r}.", f"Its graphs are: {', '.join(known)}.")
+    return [graph for name, graph in known.items() if names is None or name in names]
+
+
+def choose_shapes(card: Card, shapes: Sequence[Sequence[int]] | None) -> ShapeRange:
+    """The image shapes a graph is to take: as given, or from half the card's to the card's own.
+
+    Args:
+        card: The model.
+        shapes: Smallest, best and largest shape in voxels, or one shape alone; None for the default.
+
+    Raises:
+        InputError: A shape that the model cannot take, or three that are not in order.
+    """
+    multiple = load_family(card.family).shape_multiple(card)
+    full = tuple(card.image.shape)
+    if shapes is None:
+        half = tuple(max(multiple, -(-size // (2 * multiple)) * multiple) for size in full)
+        shapes = (tuple(min(a, b) for a, b in zip(half, full, strict=True)), full, full)
+    low, best, high = (tuple(shape) for shape in (shapes if len(shapes) == 3 else [shapes[0]] * 3))
+    for shape in (low, best, high):
+        if len(shape) != len(full) or any(size < 1 or size % multiple for size in shape):
+            raise InputError(
+                f"Shape {','.join(map(str, shape))} does not fit model {card.id}.",
+                f"Give {len(full)} sizes in voxels, each a multiple of {multiple}.",
+            )
+    if any(not a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
+        raise InputError("The shapes are not in the order smallest, best, largest.", "Give --shape MIN:OPT:MAX.")
+    return ShapeRange(low, best, high)
+
+
+def draw_inputs(graph: Graph, sizes: Mapping[str, int], *, train_timesteps: int, seed: int) -> dict[str, Tensor]:
+    """Random inputs of a graph in float32 (timesteps int64).
+
+    Args:
+        graph: The graph.
+        sizes: Size of every dynamic axis.
+        train_timesteps: Timesteps are below this.
+        seed: Of the values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(row: GraphInput) -> Tensor:
+        shape = [size if isinstance(size, int) else sizes[size] for size in row.shape]
+        if row.kind == "timestep":
+            return torch.randint(train_timesteps, shape, generator=generator)
+        if row.kind == "normal":
+            return torch.randn(shape, generator=generator)
+        values = torch.rand(shape, generator=generator)
+        return {"unit": values, "percent": 100 * values / values.sum(-1, keepdim=True), "spacing_mm": 0.3 + 3 * values}[
+            row.kind
+        ]
+
+    return {row.name: draw(row) for row in graph.inputs}
+
+
+def export_graph(
+    card: Card,
+    graph: Graph,
+    *,
+    precision: str = "fp32",
+    folder: Path | None = None,
+    tolerance: float | None = None,
+    device: str = "auto",
+) -> GraphRecord:
+    """Exports one graph, checks it, and writes file and record into a model folder's `onnx/`.
+
+    Args:
+        card: The model.
+        graph: One of its graphs.
+        precision: fp32, fp16 or bf16: of the weights and of what flows between layers.
+        folder: The model folder; the card's own when None.
+        tolerance: Largest difference as a share of the largest output; that of the precision when None.
+        device: Where the two are compared; see `onnx_runtime.choose_onnx_device`.
+
+    Returns:
+        The record.
+
+    Raises:
+        ParityError: The graph computes something else than PyTorch. Nothing is written.
+        InputError: ONNX Runtime cannot execute the graph in this precision here. Nothing is written.
+        WeightsMissingError, DigestMismatchError, CardError: See `zoo.loading.load_part`.
+    """
+    folder = card.directory if folder is None else folder
+    where = choose_onnx_device(device)
+    provider = choose_provider("auto", where)
+    if precision == "bf16" and provider == "cpu":
+        raise InputError(
+            "An export in bf16 is checked on a GPU: ONNX Runtime does not compute in it on a CPU.",
+            "Use --precision fp32 or fp16, or export on a machine with an NVIDIA GPU.",
+        )
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    name = f"{stem(graph.name, precision)}.onnx"
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    # In the same file system, so that the finished files only need their final names.
+    with TemporaryDirectory(dir=folder / FOLDER, prefix=".export-") as scratch:
+        opset = _write_onnx(card, graph, precision, Path(scratch) / name)
+        axes = {key: asdict(axis) for key, axis in graph.axes.items()}
+        inputs = {row.name: row.shape for row in graph.inputs}
+        net = OnnxNet(Path(scratch) / name, axes, provider=provider, device=where)
+        checks = _compare(card, graph, net, precision)
+        worst = max(checks, key=lambda check: float(check["error"]))
+        if not worst["error"] <= limit:
+            raise ParityError(
+                f"The ONNX {graph.name} in {precision} differs from PyTorch by {worst['error']:.1e} of the largest "
+                f"output, which is more than {limit:.0e}; it was not written.",
+                "Use --precision fp32, and report it if that fails too.",
+            )
+        files = sorted(Path(scratch).iterdir(), key=lambda path: path.name != name)
+        digests = {path.name: sha256_file(path) for path in files}
+        for path in reversed(files):
+            with atomic_path(onnx_path(folder, graph.name, precision).with_name(path.name)) as temporary:
+                path.replace(temporary)
+    record = GraphRecord(
+        graph=graph.name,
+        precision=precision,
+        files=digests,
+        weights=graph_weights(card, graph.part),
+        axes=axes,
+        inputs=inputs,
+        opset=opset,
+        tolerance=limit,
+        max_error=float(worst["error"]),
+        checks=checks,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+    write_record(folder, record)
+    return record
+
+
+def _write_onnx(card: Card, graph: Graph, precision: str, path: Path) -> int:
+    """Traces a graph with every dynamic axis open and stores it; gives the opset."""
+    import onnx
+
+    dtype = PRECISIONS[precision]
+    module = graph.module(load_part(card, graph.part, dtype=dtype)).eval()
+    # A size of one would be taken for a constant.
+    sizes = {name: max(axis.optimum, 2 if axis.maximum > 1 else 1) for name, axis in graph.axes.items()}
+    drawn = draw_inputs(graph, sizes, train_timesteps=card.schedule.train_timesteps, seed=0)
+    inputs = cast_inputs(graph, drawn, dtype)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            dynamo=True,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(_dynamic_shapes(graph)),
+        )
+    assert program is not None
+    proto = program.model_proto
+    size = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    if size > EMBEDDED_BYTES:
+        onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    else:
+        onnx.save_model(proto, path)
+    return int(next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def cast_inputs(graph: Graph, inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The inputs in the types that the graph takes in a precision."""
+    own = {row.name for row in graph.inputs if row.kind in ("timestep", "spacing_mm")}
+    return {name: value if name in own else value.to(dtype) for name, value in inputs.items()}
+
+
+def _dynamic_shapes(graph: Graph) -> Iterator[dict[int, Any]]:
+    """Per input the open axes for torch.export; an axis of one size stays closed."""
+    dims = {}
+    for name, axis in graph.axes.items():
+        if axis.minimum < axis.maximum:
+            dim = torch.export.Dim(f"{name}_", min=-(-axis.minimum // axis.multiple), max=axis.maximum // axis.multiple)
+            dims[name] = dim * axis.multiple if axis.multiple > 1 else dim
+    for row in graph.inputs:
+        yield {i: dims[size] for i, size in enumerate(row.shape) if isinstance(size, str) and size in dims}
+
+
+def _compare(card: Card, graph: Graph, net: OnnxNet, precision: str) -> list[dict[str, Any]]:
+    """Differences from PyTorch in fp32 at the smallest sizes, as a batch, and at the best ones, as a single."""
+    reference = graph.module(load_part(card, graph.part, device=net.device)).eval()
+    checks = []
+    for seed, which in enumerate(("minimum", "optimum"), 1):
+        sizes = {name: getattr(axis, which) for name, axis in graph.axes.items()}
+        if "batch" in sizes:
+            sizes["batch"] = 2 if which == "minimum" else 1
+        drawn = draw_inputs(graph, sizes, train_timesteps=card.schedule.train_timesteps, seed=seed)
+        inputs = {
+            name: value.to(net.device) for name, value in cast_inputs(graph, drawn, PRECISIONS[precision]).items()
+        }
+        with torch.no_grad():
+            expected = reference(*cast_inputs(graph, inputs, torch.float32).values())
+        found = net(inputs)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for name, value in zip(graph.outputs, expected, strict=True):
+            difference = (found[name].float() - value).abs().max() / value.abs().max()
+            checks.append({"sizes": sizes, "seed": seed, "output": name, "error": float(f"{float(difference):.3e}")})
+    return checks
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's warnings about libraries that are not needed off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
