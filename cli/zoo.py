@@ -1,13 +1,14 @@
 """`ccella zoo`: the models at hand."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from ..zoo.card import Card
 from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
+from ..zoo.modelcard import flatten_table
+from ..zoo.publishing import prepare_upload, push_model
 from ..zoo.registry import availability, find_card, list_cards
 from .notes import say
 from .options import output_option, stream_options
@@ -82,6 +83,30 @@ def import_model(
             output.add_row(imported.card.id, imported.part, availability(imported.card), out)
 
 
+@command.command("push")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="Make a new repository visible to everybody.  [default: private]")
+@click.option("--message", metavar="TEXT", help="Of the commit.")
+@click.option("--dry-run", is_flag=True, help="List what would be uploaded, and upload nothing.")
+@stream_options
+def push_folder(folder: Path, repo: str, public: bool, message: str | None, dry_run: bool, as_json: bool) -> None:
+    """Upload the model folder DIR to the Hub as OWNER/NAME, with a README made from its card.
+
+    The card and the files it names are uploaded, nothing else: checkpoints and previews of training stay here.
+    """
+    upload = prepare_upload(folder, repo)
+    if availability(upload.card).startswith("train"):
+        say(f"This model is not whole yet: {availability(upload.card)}.")
+    commit = None if dry_run else push_model(upload, repo, public=public, message=message)
+    names = [*upload.files, "README.md"]
+    with Output("repository", "commit", "files", "MB", as_json=as_json) as output:
+        if as_json:
+            output.add_object({"repo": repo, "commit": commit, "files": names, "size": upload.size_bytes})
+        else:
+            output.add_row(repo, commit, " ".join(names), f"{upload.size_bytes / 1e6:.1f}")
+
+
 def _summarise(card: Card) -> dict[str, object]:
     return {
         "id": card.id,
@@ -118,17 +143,6 @@ def _describe(card: Card) -> dict[str, str]:
         where = f"{len(part.files)} files, {stored / 1e6:.1f} MB" if part.files else "no weights yet"
         lines[part.name] = f"{part.architecture} ({where})"
     lines["licence"] = f"{card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip()
-    lines |= _flatten(card.measured)
+    lines |= flatten_table(card.measured, "measured")
     lines["citation"] = " ".join(card.citation.split())
-    return lines
-
-
-def _flatten(table: Mapping[str, object], prefix: str = "measured") -> dict[str, str]:
-    """Nested figures as dotted keys."""
-    lines: dict[str, str] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines |= _flatten(value, f"{prefix}.{key}")
-        else:
-            lines[f"{prefix}.{key}"] = str(value)
     return lines

@@ -25,6 +25,10 @@ class WeightsMissingError(ZooError, RuntimeError):
     """Weights that are not on this machine."""
 
 
+class OfflineError(WeightsMissingError):
+    """The Hub cannot be reached, does not answer as it should, or must not be asked."""
+
+
 class AccessError(ZooError, RuntimeError):
     """Weights that need a licence to be accepted, or an account."""
 
