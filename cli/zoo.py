@@ -7,17 +7,23 @@ import click
 
 from ..zoo.card import Card
 from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
+from ..zoo.inventory import describe_pins
 from ..zoo.modelcard import flatten_table
 from ..zoo.publishing import prepare_upload, push_model
 from ..zoo.registry import availability, find_card, list_cards
 from .notes import say
 from .options import output_option, stream_options
 from .output import Output, write_line
+from .weights import pull_model, verify_models
 
 
 @click.group()
 def command() -> None:
-    """List the models at hand, and show what is known of one."""
+    """List, pull, check, import and publish models."""
+
+
+for _member in (pull_model, verify_models):
+    command.add_command(_member)
 
 
 @command.command("list")
@@ -26,16 +32,16 @@ def list_models(as_json: bool) -> None:
     """List the models that ship with ccella.
 
     "ready" samples at once; "pull" needs weights from the Hub; "train or import" names the parts for which there are
-    no public weights.
+    no public weights. "digests" says who states what the files must be: the card, or the lock file of the first pull.
     """
-    with Output("model", "grid", "needs", "licence", "title", as_json=as_json) as output:
+    with Output("model", "grid", "needs", "digests", "licence", "title", as_json=as_json) as output:
         for card in list_cards():
             if as_json:
                 output.add_object(_summarise(card))
             else:
                 grid = "x".join(str(size) for size in card.image.shape)
                 terms = f"{card.licence.id} (limits use)" if card.licence.restricted else card.licence.id
-                output.add_row(card.id, grid, availability(card), terms, card.title)
+                output.add_row(card.id, grid, availability(card), describe_pins(card), terms, card.title)
 
 
 @command.command("show")
@@ -116,6 +122,7 @@ def _summarise(card: Card) -> dict[str, object]:
         "shape": list(card.image.shape),
         "spacing_mm": None if card.image.spacing_mm is None else list(card.image.spacing_mm),
         "availability": availability(card),
+        "digests": describe_pins(card),
         "licence": card.licence.id,
         "restricted": card.licence.restricted,
     }

@@ -4,10 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cache import find_cached
 from .card import UNPINNED, Card, FileRef
 from .errors import CardError, DigestMismatchError, WeightsMissingError
 from .family import load_family
-from .hub import find_cached
+from .lock import hold_pins
 
 if TYPE_CHECKING:
     import torch
@@ -43,23 +44,34 @@ def part_paths(card: Card, name: str) -> list[Path]:
             f"Model {card.id} has no weights for its {name}: {part.note or 'none are public.'}",
             f"Train one with `ccella train` (template {card.id}), or use the bundled ccella-pp/phantom.",
         )
-    return [find_file(file, card.directory, f"Model {card.id}, part {name},") for file in part.files]
+    remedy = f"With network access run: ccella zoo pull {model_name(card)}"
+    return [find_file(file, card.directory, f"Model {card.id}, part {name},", remedy) for file in part.files]
 
 
-def find_file(file: FileRef, directory: Path, owner: str) -> Path:
+def model_name(card: Card) -> str:
+    """How a user names the model: the id of a card that ships with the package, else its folder."""
+    shipped = card.directory.is_relative_to(Path(__file__).parent)
+    return card.id if shipped else str(card.directory)
+
+
+def find_file(file: FileRef, directory: Path, owner: str, remedy: str | None = None) -> Path:
     """A file on this machine, checked against its pin.
 
     Args:
         file: What a card says of it.
         directory: The card's folder, for a file without a repository.
         owner: Whose file it is, for messages.
+        remedy: What to run where a Hub file is not in the cache.
 
     Raises:
         WeightsMissingError: The file is not on this machine.
         DigestMismatchError: Its size or content is not what the card pins.
     """
     if file.repo is not None:
-        path = find_cached(file, owner)
+        file = hold_pins(file)
+        pin = "" if file.revision == UNPINNED else f" --revision {file.revision}"
+        hand = f"With network access run: hf download {file.repo} {file.path}{pin}"
+        path = find_cached(file, owner, remedy or hand)
     else:
         path = directory / file.path
         if not path.is_file():
@@ -83,8 +95,8 @@ def find_file(file: FileRef, directory: Path, owner: str) -> Path:
 
 
 def part_digests(card: Card) -> dict[str, str]:
-    """SHA-256 of every pinned file, by `part/path`, for sidecars."""
-    return {f"{part.name}/{file.path}": file.sha256 for part in card.parts.values() for file in part.files}
+    """SHA-256 of every file that card or lock file pin, by `part/path`, for sidecars."""
+    return {f"{part.name}/{file.path}": hold_pins(file).sha256 for part in card.parts.values() for file in part.files}
 
 
 def load_part(

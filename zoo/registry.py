@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .card import Card, Part, read_card
 from .errors import CardError, UnknownModelError
+from .inventory import is_present
 from .names import parse_model_name
 
 DEFAULT_MODEL = "ccella-pp/phantom"
@@ -76,6 +77,4 @@ def availability(card: Card) -> str:
     missing = [part.name for part in card.parts.values() if not part.files]
     if missing:
         return f"train or import: {', '.join(missing)}"
-    if any(file.repo for part in card.parts.values() for file in part.files):
-        return "pull"
-    return "ready"
+    return "ready" if is_present(card) else "pull"

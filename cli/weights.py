@@ -1,0 +1,115 @@
+"""`ccella zoo pull`, `verify`, `bundle` and `unbundle`: weights onto this machine, and what they are."""
+
+import sys
+
+import click
+
+from ..zoo.card import Card, Licence
+from ..zoo.download import PulledFile, accept_licence, pull
+from ..zoo.errors import DigestMismatchError, WeightsMissingError
+from ..zoo.inventory import DIFFERS, MISSING, FileState, is_present, verify
+from ..zoo.loading import model_name
+from ..zoo.lock import hub_files
+from ..zoo.registry import find_card, list_cards
+from .notes import say
+from .options import stream_options
+from .output import Output
+from .progress import Progress
+
+
+@click.command("pull")
+@click.argument("name", metavar="MODEL")
+@click.option("--accept-license", "accepted", metavar="ID", help="Accept the licence ID, which limits the model's use.")
+@stream_options
+def pull_model(name: str, accepted: str | None, as_json: bool) -> None:
+    """Fetch the public weights of MODEL into the Hugging Face cache and check every byte of them.
+
+    What lies there already is checked too. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+    """
+    card = find_card(name)
+    _announce(card)
+    accept_licence(card, accepted, _ask if sys.stdin.isatty() else None)
+    with (
+        Output("part", "file", "MB", "sha256", "came from", as_json=as_json) as output,
+        Progress("pulling", "MB") as progress,
+    ):
+        for pulled in pull(card, on_bytes=lambda done, total: progress.update(done / 1e6, total / 1e6)):
+            if as_json:
+                output.add_object(_pulled_object(card, pulled))
+            else:
+                size = f"{pulled.path.stat().st_size / 1e6:.1f}"
+                source = "the Hub" if pulled.fetched else "the cache"
+                output.add_row(pulled.part, pulled.file.path, size, pulled.file.sha256, source)
+    _announce_missing(card)
+
+
+@click.command("verify")
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@stream_options
+def verify_models(names: tuple[str, ...], as_json: bool) -> None:
+    """Hash the weights of each MODEL on this machine and compare them with what is pinned; offline.
+
+    Without MODEL: every model of the zoo that is here.
+    """
+    cards = [find_card(name) for name in names] or [card for card in list_cards() if is_present(card)]
+    wrong: list[FileState] = []
+    with Output("model", "part", "file", "state", "sha256", as_json=as_json) as output:
+        for card in cards:
+            for state in verify(card):
+                if state.state in (MISSING, DIFFERS):
+                    wrong.append(state)
+                if as_json:
+                    output.add_object(_state_object(card, state))
+                else:
+                    output.add_row(card.id, state.part, state.file.path, state.state, state.sha256)
+    differing = [str(state.path) for state in wrong if state.state == DIFFERS]
+    if differing:
+        raise DigestMismatchError(
+            f"{len(differing)} files are not what was pinned: {', '.join(differing)}.",
+            "Pull the model again, or copy the whole model folder again.",
+        )
+    if wrong:
+        raise WeightsMissingError(
+            f"{len(wrong)} files are missing: {', '.join(str(state.path) for state in wrong)}.",
+            f"With network access run: ccella zoo pull {' '.join(names)}",
+        )
+
+
+def _announce(card: Card) -> None:
+    """Says what will be fetched, from where, and under which terms."""
+    files = hub_files(card)
+    sources = sorted({f"{file.repo}@{file.revision}" for _, file in files})
+    if files:
+        say(f"{model_name(card)}: {len(files)} public files of {', '.join(sources)}.")
+    else:
+        say(f"{model_name(card)}: no part of it lies on the Hub; nothing to pull.")
+    say(f"Licence: {card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip())
+
+
+def _announce_missing(card: Card) -> None:
+    """Says which parts are still to be trained or imported."""
+    for part in card.parts.values():
+        if not part.files:
+            say(f"Not public, to be trained or imported: {part.name}: {part.note or 'no weights.'}")
+
+
+def _ask(licence: Licence) -> bool:
+    """Asks on the terminal, once."""
+    return click.confirm(f"{licence.name} limits the use of these weights ({licence.url}). Accept it?", err=True)
+
+
+def _pulled_object(card: Card, pulled: PulledFile) -> dict[str, object]:
+    file = pulled.file
+    return {
+        "model": card.id, "part": pulled.part, "repo": file.repo, "revision": file.revision, "file": file.path,
+        "sha256": file.sha256, "size": pulled.path.stat().st_size, "path": pulled.path.as_posix(),
+        "fetched": pulled.fetched,
+    }  # fmt: skip
+
+
+def _state_object(card: Card, state: FileState) -> dict[str, object]:
+    return {
+        "model": card.id, "part": state.part, "repo": state.file.repo, "revision": state.file.revision,
+        "file": state.file.path, "state": state.state, "sha256": state.sha256, "pinned": state.file.sha256,
+        "path": state.path.as_posix(),
+    }  # fmt: skip
