@@ -15,5 +15,6 @@ template=ccella-pp/phantom
 "$ccella" train autoencoder "$work/phantoms" --model "$template" -o "$work/model" --resume
 "$ccella" train text-encoder -o "$work/model" --resume
 "$ccella" encode "$work/phantoms" --model "$work/model" -o "$work/latents" --resume
-"$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --resume
+# The loss weighs the lesions' places more: the options stand in the card, the masks came with the phantoms.
+"$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --set "regions=$work/phantoms/masks" --resume
 echo "The trained model lies in $work/model."
