@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Rows of a kernel matrix that are held at a time.
+ROWS = 1024
+
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased squared MMD with k(x, y) = (x.y / d + 1)^3.
@@ -19,10 +22,13 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     Raises:
         ValueError: A sample has fewer than two rows, or the widths differ.
     """
-    return _distance(*_kernels(x, y))
+    x, y = _check(x, y)
+    return float(_distances(x, y, np.ones((len(x), 1)), np.ones((len(y), 1)))[0])
 
 
-def subset_distances(x: np.ndarray, y: np.ndarray, *, subsets: int = 100, seed: int = 0) -> np.ndarray:
+def subset_distances(
+    x: np.ndarray, y: np.ndarray, *, subsets: int = 100, seed: int = 0, group_size: int = 1
+) -> np.ndarray:
     """Kernel distances of random subsets of half the smaller sample, drawn without replacement from both.
 
     Their spread tells how far the value depends on the sample. Subsets of the whole sample would all be equal.
@@ -32,37 +38,55 @@ def subset_distances(x: np.ndarray, y: np.ndarray, *, subsets: int = 100, seed: 
         y: Features, [m, d].
         subsets: How many.
         seed: Seed of the drawing.
+        group_size: Consecutive rows that belong together, such as the slices of an exam, and are drawn together.
 
     Returns:
         One distance per subset.
 
     Raises:
-        ValueError: As `kernel_distance`, or a sample has fewer than four rows.
+        ValueError: As `kernel_distance`; a sample has fewer than four groups, or its rows are no whole groups.
     """
-    size = min(len(x), len(y)) // 2
+    x, y = _check(x, y)
+    if len(x) % group_size or len(y) % group_size:
+        raise ValueError(f"{len(x)} and {len(y)} rows are no whole groups of {group_size}.")
+    groups_x, groups_y = len(x) // group_size, len(y) // group_size
+    size = min(groups_x, groups_y) // 2
     if size < 2:
-        raise ValueError(f"Samples of {len(x)} and {len(y)} rows have no subsets of two.")
-    within_x, within_y, between = _kernels(x, y)
+        raise ValueError(f"Samples of {groups_x} and {groups_y} items have no subsets of two.")
     rng = np.random.default_rng(seed)
-    distances = []
-    for _ in range(subsets):
-        i, j = rng.choice(len(x), size, replace=False), rng.choice(len(y), size, replace=False)
-        distances.append(_distance(within_x[np.ix_(i, i)], within_y[np.ix_(j, j)], between[np.ix_(i, j)]))
-    return np.array(distances)
+    chosen_x, chosen_y = np.zeros((groups_x, subsets)), np.zeros((groups_y, subsets))
+    for subset in range(subsets):
+        chosen_x[rng.choice(groups_x, size, replace=False), subset] = 1.0
+        chosen_y[rng.choice(groups_y, size, replace=False), subset] = 1.0
+    return _distances(x, y, np.repeat(chosen_x, group_size, 0), np.repeat(chosen_y, group_size, 0))
 
 
-def _kernels(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kernel matrices within x, within y and between them."""
+def _check(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(f"Samples of shapes {x.shape} and {y.shape} have no kernel distance; [n, d] is due, n >= 2.")
-    d = x.shape[1]
-    within_x, within_y, between = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    return within_x, within_y, between
+    return x, y
 
 
-def _distance(within_x: np.ndarray, within_y: np.ndarray, between: np.ndarray) -> float:
-    n, m = between.shape
-    first = (within_x.sum() - np.trace(within_x)) / (n * (n - 1))
-    second = (within_y.sum() - np.trace(within_y)) / (m * (m - 1))
-    return float(first + second - 2.0 * between.mean())
+def _distances(x: np.ndarray, y: np.ndarray, chosen_x: np.ndarray, chosen_y: np.ndarray) -> np.ndarray:
+    """Distances of subsets given as columns of 0 and 1, [n, subsets] and [m, subsets]."""
+    n, m = chosen_x.sum(0), chosen_y.sum(0)
+    within_x = _sums(x, x, chosen_x, chosen_x) - chosen_x.T @ _diagonal(x)
+    within_y = _sums(y, y, chosen_y, chosen_y) - chosen_y.T @ _diagonal(y)
+    between = _sums(x, y, chosen_x, chosen_y)
+    distances: np.ndarray = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2.0 * between / (n * m)
+    return distances
+
+
+def _sums(x: np.ndarray, y: np.ndarray, chosen_x: np.ndarray, chosen_y: np.ndarray) -> np.ndarray:
+    """Sum of the kernel over the chosen rows of x and of y, one per subset; the kernel matrix is never whole."""
+    total = np.zeros(chosen_x.shape[1])
+    for start in range(0, len(x), ROWS):
+        kernel = (x[start : start + ROWS] @ y.T / x.shape[1] + 1.0) ** 3
+        total += (chosen_x[start : start + ROWS] * (kernel @ chosen_y)).sum(0)
+    return total
+
+
+def _diagonal(x: np.ndarray) -> np.ndarray:
+    diagonal: np.ndarray = ((x * x).sum(1) / x.shape[1] + 1.0) ** 3
+    return diagonal

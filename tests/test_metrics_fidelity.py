@@ -76,6 +76,17 @@ def test_subsets_spread_around_the_value_and_repeat():
     assert not np.array_equal(values, subset_distances(x, y, subsets=50, seed=0))
 
 
+def test_rows_of_a_group_are_drawn_together():
+    # With all rows of an item equal, subsets of items are subsets of the items' single rows, up to repeated pairs.
+    x, y = features(0, 40, 8), features(1, 40, 8, shift=0.5)
+    doubled = subset_distances(np.repeat(x, 2, 0), np.repeat(y, 2, 0), subsets=300, group_size=2)
+    split = subset_distances(np.repeat(x, 2, 0), np.repeat(y, 2, 0), subsets=300)
+    # Breaking pairs up spreads a subset over more items, so it varies less.
+    assert doubled.std() > 1.2 * split.std()
+    with pytest.raises(ValueError, match="whole groups"):
+        subset_distances(x[:39], y, group_size=2)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 20), d=st.integers(1, 30))
 def test_frechet_is_symmetric_and_zero_on_itself(seed, n, d):

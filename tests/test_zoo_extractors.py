@@ -171,7 +171,7 @@ def test_cards_are_whole_and_the_nearest_name_is_offered():
 def scenes(seed, n=40, shape=(24, 24, 16), shift=0.0):
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij"))
-    centres = rng.normal(0, 0.2, (n, 3)) + np.array([shift, 0, 0])
+    centres = rng.normal(0, 0.05, (n, 3)) + np.array([shift, 0, 0])
     radius = ((grid[None] - centres[:, :, None, None, None]) ** 2).sum(1)
     return (np.exp(-4 * radius) + 0.1 * rng.random((n, *shape))).clip(0, 1).astype(np.float32)
 
