@@ -1,0 +1,138 @@
+"""`ccella evaluate`: do the images look right, does the classifier get better, does the image show the report?"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..zoo.registry import DEFAULT_MODEL, find_card
+from .notes import say
+from .options import device_option, seed_option, stream_options
+from .output import Output
+from .progress import Progress
+
+PATH = click.Path(path_type=Path)
+
+report_option = click.option(
+    "--report", metavar="FILE.html", type=PATH, help="Also write one self-contained page for a browser."
+)
+
+
+@click.group("evaluate")
+def command() -> None:
+    """Measure synthetic images, predictions, and whether images show their report."""
+
+
+@command.command("images")
+@click.option("--real", required=True, metavar="R", type=PATH, help="Real exams: those the model was trained on.")
+@click.option("--synthetic", required=True, metavar="S", type=PATH, help="Synthetic exams.")
+@click.option("--holdout", metavar="H", type=PATH, help="Real exams unknown to the model, as the audit's yardstick.")
+@click.option("--sequences", metavar="A,B", help="Which sequences.  [default: t2w,hbv,adc]")
+@click.option(
+    "--features", metavar="A,B", default="pyramid", show_default=True,
+    help="Feature extractors: pyramid, medicalnet-resnet50, radimagenet-resnet50-keras, radimagenet-resnet50-torch.",
+)  # fmt: skip
+@click.option("--model", metavar="NAME", help="Bring all exams onto this model's grid.  [default: keep their own]")
+@click.option(
+    "--count", type=click.IntRange(min=1), metavar="N", help="Exams of each set for distances; drawn by --seed."
+)
+@seed_option("Seed of every drawing.")
+@report_option
+@device_option
+@stream_options
+def images(
+    real: Path,
+    synthetic: Path,
+    holdout: Path | None,
+    sequences: str | None,
+    features: str,
+    model: str | None,
+    count: int | None,
+    seed: int,
+    report: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Compare the synthetic exams S with the real exams R, per sequence.
+
+    KID and FID of volumes and of slices in three planes, precision, recall, density, coverage, MS-SSIM diversity and a
+    memorisation audit. Every figure that depends on the number of exams stands beside its floor: what real exams reach
+    against real exams.
+    """
+    from ..export.runtimes import choose_device
+    from ..pipeline.evaluate_images import evaluate_images
+    from ..pipeline.evaluation_tables import image_rows
+    from ..zoo.extractors import find_extractor, load_extractor
+
+    cards = [find_extractor(name) for name in dict.fromkeys(features.split(","))]
+    extractors = [load_extractor(card, device=str(choose_device(device))) for card in cards]
+    progress = Progress("evaluating", "exams")
+    with progress:
+        evaluation = evaluate_images(
+            real, synthetic, holdout=holdout, template=find_card(model or DEFAULT_MODEL), own_grid=model is None,
+            extractors=extractors, sequences=sequences.split(",") if sequences else None, count=count, seed=seed,
+            on_item=progress.update,
+        )  # fmt: skip
+    if report is not None:
+        from ..pipeline.image_report import write_image_report
+
+        write_image_report(report, evaluation)
+        say(f"Report: {report}")
+    columns = ("sequence", "extractor", "view", "figure", "n", "value", "low", "high", "floor")
+    _print(evaluation.document, columns, image_rows(evaluation.document), as_json)
+    if evaluation.document["flagged"]:
+        say(f"Suspected copies of training exams: {', '.join(evaluation.document['flagged'])}.")
+
+
+@command.command("predictions")
+@click.argument("first", metavar="P.csv", type=PATH)
+@click.argument("second", metavar="[Q.csv]", type=PATH, required=False)
+@click.option("--labels", metavar="FILE", type=PATH, help="Labels by id, or a PI-CAI marksheet, where P has none.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, metavar="T",
+    help="Probabilities from here on are called positive.",
+)  # fmt: skip
+@click.option(
+    "--repeats", type=click.IntRange(min=100), default=2000, show_default=True, metavar="N", help="Bootstrap resamples."
+)
+@seed_option("Seed of the bootstrap.")
+@report_option
+@stream_options
+def predictions(
+    first: Path,
+    second: Path | None,
+    labels: Path | None,
+    threshold: float,
+    repeats: int,
+    seed: int,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Figures of the predictions P with 95 % intervals by patient, and DeLong's test against Q.
+
+    A table has the columns id and probability, and where known label and patient_id.
+    """
+    from ..pipeline.evaluate_predictions import evaluate_predictions
+    from ..pipeline.evaluation_tables import prediction_rows
+
+    document, tables = evaluate_predictions(
+        first, second, labels=labels, threshold=threshold, repeats=repeats, seed=seed
+    )
+    unused = document.get("labelled_exams_without_prediction", 0)
+    if unused:
+        say(f"{unused} labelled exams have no prediction and are left out.")
+    if report is not None:
+        from ..pipeline.prediction_report import write_prediction_report
+
+        write_prediction_report(report, document, tables)
+        say(f"Report: {report}")
+    _print(document, ("predictions", "figure", "value", "low", "high", "p"), prediction_rows(document), as_json)
+
+
+def _print(document: dict[str, Any], columns: tuple[str, ...], rows: list[tuple[object, ...]], as_json: bool) -> None:
+    with Output(*columns, as_json=as_json) as output:
+        if as_json:
+            output.add_object(document)
+            return
+        for row in rows:
+            output.add_row(*row)

@@ -1,0 +1,108 @@
+"""`evaluate predictions`: the figures of one classifier, and whether another differs."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..imaging.errors import InputError
+from ..metrics.classification import FIGURES, bootstrap_figures, classification_figures, paired_difference
+from ..metrics.delong import compare_areas
+from ..zoo.loading import sha256_file
+from .evaluate_images import SCHEMA
+from .predictions import Predictions, check_same_exams, read_labels, read_predictions
+from .provenance import versions
+
+REPEATS = 2000
+
+
+def evaluate_predictions(
+    path: Path,
+    other: Path | None = None,
+    *,
+    labels: Path | None = None,
+    threshold: float = 0.5,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> tuple[dict[str, Any], list[Predictions]]:
+    """Figures of a table of predictions with intervals, and of a second one compared with it on the same exams.
+
+    Args:
+        path: See `predictions.read_predictions`.
+        other: A second table of the same exams.
+        labels: Table with the labels, where the predictions lack them.
+        threshold: Exams at or above it are called positive.
+        repeats: Resamples of the bootstrap.
+        seed: Its seed.
+
+    Returns:
+        The result, JSON-able, and the predictions.
+
+    Raises:
+        InputError: A table cannot be used, or the two are of different exams.
+    """
+    known = read_labels(labels) if labels is not None else None
+    tables = [read_predictions(source, known) for source in (path, other) if source is not None]
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "predictions",
+        "threshold": threshold,
+        "bootstrap": {"repeats": repeats, "unit": "patient", "strata": "patients with and without a positive exam"},
+        "seed": seed,
+        "versions": versions(),
+        "predictions": [_describe(table, threshold, repeats, seed) for table in tables],
+    }
+    if known is not None:
+        document["labelled_exams_without_prediction"] = len(set(known) - set(tables[0].ids))
+    if len(tables) == 2:
+        document["comparison"] = _compare(tables[0], tables[1], threshold, repeats, seed)
+    return document, tables
+
+
+def _describe(table: Predictions, threshold: float, repeats: int, seed: int) -> dict[str, Any]:
+    figures = classification_figures(table.labels, table.probabilities, threshold=threshold)
+    intervals = _bootstrap(table, threshold, repeats, seed)
+    return {
+        "source": str(table.source),
+        "sha256": sha256_file(table.source),
+        "exams": len(table.ids),
+        "patients": len(set(table.patients)),
+        "positives": int(table.labels.sum()),
+        "figures": {name: {"value": figures[name], "interval": intervals.get(name)} for name in FIGURES},
+    }
+
+
+def _bootstrap(table: Predictions, threshold: float, repeats: int, seed: int) -> dict[str, tuple[float, float]]:
+    try:
+        return bootstrap_figures(
+            table.labels, table.probabilities, table.patients, threshold=threshold, repeats=repeats, seed=seed
+        )
+    except ValueError as error:
+        raise InputError(f"{table.source}: {error}", "Intervals need patients of both kinds.") from error
+
+
+def _compare(first: Predictions, second: Predictions, threshold: float, repeats: int, seed: int) -> dict[str, Any]:
+    check_same_exams(first, second)
+    if min(int(first.labels.sum()), int((1 - first.labels).sum())) < 2:
+        raise InputError(f"{first.source} has fewer than two exams of a class.", "DeLong's test needs two of each.")
+    comparison = compare_areas(first.labels, first.probabilities, second.probabilities)
+    differences = paired_difference(
+        first.labels, first.probabilities, second.probabilities, first.patients,
+        threshold=threshold, repeats=repeats, seed=seed,
+    )  # fmt: skip
+    values = [
+        classification_figures(table.labels, table.probabilities, threshold=threshold) for table in (first, second)
+    ]
+    return {
+        "delong": asdict(comparison) | {"unit": "exam", "repeated_patients": len(first.ids) - len(set(first.patients))},
+        "differences": {
+            name: {"value": _difference(values[0][name], values[1][name]), "interval": differences.get(name)}
+            for name in FIGURES
+        },
+        "identical": bool(np.array_equal(first.probabilities, second.probabilities)),
+    }
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second

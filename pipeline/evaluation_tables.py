@@ -1,0 +1,81 @@
+"""Results of evaluations as rows for a person."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .fidelity import OVERLAP
+
+DIGITS = 4
+Row = tuple[object, ...]
+
+
+def number(value: float | None) -> str | None:
+    """A figure in four significant digits; None stays None."""
+    return None if value is None else f"{value:.{DIGITS}g}"
+
+
+def image_rows(document: Mapping[str, Any]) -> list[Row]:
+    """Rows of `evaluate images`: sequence, extractor, view, figure, n, value, low, high, floor.
+
+    The bounds of KID are the spread of its subsets. FID and the overlap figures depend on n, so that value, bounds and
+    floor of these are those of halves, except for the value, which is that of all exams.
+    """
+    rows: list[Row] = []
+    for sequence, results in document["sequences"].items():
+        for extractor, views in results["fidelity"].items():
+            for view, figures in views.items():
+                for name in ("kid", "fid", *OVERLAP):
+                    if name in figures:
+                        rows.extend(_figure_rows((sequence, extractor, view), name, figures))
+        rows.extend(_diversity_rows(sequence, results["diversity"]))
+        rows.extend(_memorisation_rows(sequence, results["memorisation"]))
+    return rows
+
+
+def _figure_rows(where: Row, name: str, figures: Mapping[str, Any]) -> list[Row]:
+    figure = figures[name]
+    low, high = map(number, figure["interval"])
+    if name == "kid":
+        return [(*where, name, figures["n"], number(figure["value"]), low, high, number(figure["floor"]))]
+    # One row per number of samples: the floor is known for halves only.
+    return [
+        (*where, name, figures["n"], number(figure["value"]), None, None, None),
+        (*where, name, figures["half_n"], number(figure["half"]), low, high, number(figure["floor"])),
+    ]
+
+
+def _diversity_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
+    if result["synthetic"] is None:
+        return []
+    synthetic = result["synthetic"]
+    bounds: Sequence[float] = synthetic["interval"]
+    real = number(result["real"]["mean"])
+    return [
+        (sequence, None, None, "ms-ssim", synthetic["pairs"], number(synthetic["mean"]), *map(number, bounds), real)
+    ]
+
+
+def _memorisation_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
+    synthetic, independent = result["synthetic"], result["independent"]
+    row = (
+        sequence, None, None, "max correlation, median", synthetic["n"], number(synthetic["median"]),
+        number(synthetic["p5"]), number(synthetic["p95"]), number(independent["median"]),
+    )  # fmt: skip
+    return [row, (sequence, None, None, "suspected copies", synthetic["n"], len(result["flagged"]), None, None, 0)]
+
+
+def prediction_rows(document: Mapping[str, Any]) -> list[Row]:
+    """Rows of `evaluate predictions`: table, figure, value, low, high, p."""
+    rows: list[Row] = []
+    for table in document["predictions"]:
+        for name, figure in table["figures"].items():
+            low, high = map(number, figure["interval"] or (None, None))
+            rows.append((table["source"], name, number(figure["value"]), low, high, None))
+    if "comparison" in document:
+        delong = document["comparison"]["delong"]
+        for name, figure in document["comparison"]["differences"].items():
+            low, high = map(number, figure["interval"] or (None, None))
+            rows.append(("difference", name, number(figure["value"]), low, high, None))
+        low, high = map(number, delong["interval"])
+        rows.append(("DeLong", "auc", number(delong["difference"]), low, high, number(delong["p_value"])))
+    return rows
