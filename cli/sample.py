@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from ..pipeline.sampler_settings import SampleSettings
 
 # What a sidecar decides, and therefore cannot be given beside --from.
-DECIDED = ("prompt", "seeds", "label", "spacing_mm", "steps", "sampler", "guidance_scale", "runtime", "precision")
+DECIDED = (
+    "prompt", "seeds", "label", "spacing_mm", "preset", "steps", "sampler", "guidance_scale", "runtime", "precision",
+)  # fmt: skip
 
 
 @click.command()
@@ -57,6 +59,10 @@ DECIDED = ("prompt", "seeds", "label", "spacing_mm", "steps", "sampler", "guidan
     help="Voxel spacing in mm.  [default: the model's]",
 )  # fmt: skip
 @seeds_option
+@click.option(
+    "--preset", metavar="NAME",
+    help="fast, balanced, paper: sampler, steps and guidance that the model's card names; see `ccella zoo show`.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Sampling steps.  [default: the model's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampling algorithm.  [default: the model's]")
 @click.option(
@@ -78,6 +84,7 @@ def command(
     label: str | None,
     spacing_mm: tuple[float, ...] | None,
     seeds: tuple[int, ...] | None,
+    preset: str | None,
     steps: int | None,
     sampler: str | None,
     guidance_scale: float | None,
@@ -116,7 +123,7 @@ def command(
             for item in items
         ]
         settings = choose_settings(
-            card, sampler=sampler, steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
+            card, preset=preset, sampler=sampler, steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
             latents_only=latents_only,
         )  # fmt: skip
     chosen = expand_seeds(items, seeds)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from ..zoo.card import Card
+from ..zoo.generation import Preset, SamplerDefaults
 from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
 from ..zoo.inventory import describe_pins
 from ..zoo.modelcard import flatten_table
@@ -54,7 +55,7 @@ def show_model(name: str, as_json: bool) -> None:
         write_line(json.dumps(_summarise(card) | {"card": card.document}, ensure_ascii=False, default=str))
         return
     for key, value in _describe(card).items():
-        write_line(f"{key + ':':<14}{value}")
+        write_line(f"{key + ': ':<14}{value}")
 
 
 @command.command("import")
@@ -128,9 +129,19 @@ def _summarise(card: Card) -> dict[str, object]:
     }
 
 
+def _describe_sampler(sampler: SamplerDefaults) -> str:
+    steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
+    return f"{sampler.name}, {steps}, guidance {sampler.guidance_scale:g}"
+
+
+def _describe_preset(preset: Preset) -> str:
+    figures = "; ".join(f"{key} {value}" for key, value in flatten_table(preset.measured, "").items())
+    return _describe_sampler(preset.sampler) + (f" ({figures})" if figures else " (fidelity not measured)")
+
+
 def _describe(card: Card) -> dict[str, str]:
     """What a person wants to know of a model, one line each."""
-    image, schedule, sampler = card.image, card.schedule, card.sampler
+    image, schedule = card.image, card.schedule
     spacing = "any" if image.spacing_mm is None else " x ".join(f"{step:g}" for step in image.spacing_mm)
     size = " x ".join(map(str, image.shape))
     lines = {
@@ -142,7 +153,8 @@ def _describe(card: Card) -> dict[str, str]:
         "image": f"{size} voxels of {spacing} mm, {image.orientation or 'any'} orientation",
         "channels": ", ".join(f"{channel.name} [{channel.unit}]" for channel in image.channels),
         "conditions": ", ".join(card.conditions),
-        "sampler": f"{sampler.name}, {sampler.steps} steps, guidance {sampler.guidance_scale:g}",
+        "sampler": _describe_sampler(card.sampler),
+        **{f"preset {name}": _describe_preset(preset) for name, preset in card.presets.items()},
         "schedule": f"{schedule.train_timesteps} timesteps, {schedule.beta_schedule}, predicts {schedule.prediction}",
     }
     for part in card.parts.values():

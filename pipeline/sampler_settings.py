@@ -6,7 +6,7 @@ from typing import Any
 
 from ..imaging.errors import InputError
 from ..zoo.card import Card
-from ..zoo.generation import SAMPLERS
+from ..zoo.generation import SAMPLERS, SamplerDefaults
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class SampleSettings:
 def choose_settings(
     card: Card,
     *,
+    preset: str | None = None,
     sampler: str | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
@@ -60,13 +61,14 @@ def choose_settings(
     batch_size: int = 1,
     latents_only: bool = False,
 ) -> SampleSettings:
-    """Fills what the user left open from the card.
+    """Fills what the user left open from the card, or from one of its presets.
 
-    The card's own timestep table serves its own number of steps; another number takes the quadratic table, or an even
-    one for a rectified flow.
+    The own timestep table of the card or preset serves its own number of steps; another number takes the quadratic
+    table, or an even one for a rectified flow.
 
     Args:
         card: The model.
+        preset: One of the card's presets, which stands in for the card's defaults; the other arguments overrule it.
         sampler: One of zoo.card.SAMPLERS.
         steps: Number of steps.
         guidance_scale: Classifier-free guidance.
@@ -82,7 +84,7 @@ def choose_settings(
     from ..diffusion.samplers import is_stochastic
     from ..diffusion.timesteps import check_table, timestep_table
 
-    default = card.sampler
+    default = card.sampler if preset is None else _find_preset(card, preset)
     name = sampler if sampler is not None else default.name
     if name not in SAMPLERS:
         raise InputError(f"Sampler {name!r} is unknown.", f"Use one of {', '.join(SAMPLERS)}.")
@@ -115,3 +117,13 @@ def choose_settings(
     except ValueError as error:
         raise InputError(str(error), "Change the sampler's options.") from error
     return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)
+
+
+def _find_preset(card: Card, name: str) -> SamplerDefaults:
+    if name not in card.presets:
+        known = ", ".join(card.presets)
+        raise InputError(
+            f"Model {card.id} has no preset {name!r}.",
+            f"Its presets are: {known}." if known else "It has none: use --sampler and --steps.",
+        )
+    return card.presets[name].sampler

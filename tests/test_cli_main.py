@@ -113,6 +113,7 @@ def test_zoo_show(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "256 x 256 x 128 voxels of 0.5 x 0.5 x 0.5 mm" in out
     assert "adc [1e-6 mm2/s]" in out
+    assert "preset fast:  dpmsolver++, 20 steps, guidance 1 (fidelity not measured)" in out
     assert run(["zoo", "show", "ccella-pp", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["card"]["schedule"]["train_timesteps"] == 1000
 

@@ -128,6 +128,18 @@ def test_dry_run_says_what_would_be_made_and_makes_nothing(workplace: Path, caps
     assert not Path("out").exists()
 
 
+def test_a_preset_sets_the_sampler_and_steps_overrule_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["sample", "--prompt", "report.txt", "-o", "out", "--model", "ccella-pp", "--dry-run"]
+    assert run([*arguments, "--preset", "paper"]) == 0
+    assert "ddpm, 1000 steps" in capsys.readouterr().err
+    assert run([*arguments, "--preset", "fast", "--steps", "7"]) == 0
+    assert "dpmsolver++, 7 steps" in capsys.readouterr().err
+    assert run([*arguments, "--preset", "quick"]) == 2
+    assert "Its presets are: fast, balanced, paper." in capsys.readouterr().err
+    assert run(["sample", "--from", "x.json", "--preset", "fast", "-o", "out"]) == 2
+    assert "--preset cannot be given beside --from" in capsys.readouterr().err
+
+
 def test_encode_decode_and_train(workplace: Path, tiny_exams: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["encode", str(tiny_exams), "-o", "latents", "--json", "-q"]) == 0
     out, err = capsys.readouterr()

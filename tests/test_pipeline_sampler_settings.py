@@ -6,6 +6,7 @@ import pytest
 
 from ccella.imaging.errors import InputError
 from ccella.pipeline.sampler_settings import choose_settings
+from ccella.zoo.generation import Preset, SamplerDefaults
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,19 @@ def test_settings_come_from_the_card_unless_given(stages):
     assert choose_settings(card, steps=2).timesteps == (999, 0)
     # The card's eta speaks of the card's sampler.
     assert choose_settings(card, sampler="dpmsolver++").eta == 0.0
+
+
+def test_a_preset_stands_in_for_the_cards_defaults_and_is_overruled_by_name(stages):
+    fast = Preset(SamplerDefaults("unipc", 2, 3.0, 0.0, (999, 400)), {})
+    card = replace(stages.card, generation=replace(stages.card.generation, presets={"fast": fast}))
+    chosen = choose_settings(card, preset="fast")
+    assert (chosen.sampler, chosen.timesteps, chosen.guidance_scale) == ("unipc", (999, 400), 3.0)
+    assert choose_settings(card).sampler == "ddim"
+    assert choose_settings(card, preset="fast", sampler="ddim").timesteps == (999, 400)
+    assert choose_settings(card, preset="fast", steps=3).timesteps == (999, 250, 0)
+    assert choose_settings(card, preset="fast", guidance_scale=1.0).guidance_scale == 1.0
+    with pytest.raises(InputError, match="no preset 'quick'") as caught:
+        choose_settings(card, preset="quick")
+    assert caught.value.remedy == "Its presets are: fast."
+    with pytest.raises(InputError, match="no preset 'fast'"):
+        choose_settings(stages.card, preset="fast")

@@ -90,6 +90,43 @@ def test_timesteps_must_match_the_steps():
     assert parse_card(changed, BUNDLED).sampler.timesteps == (999, 500, 1)
 
 
+@pytest.mark.parametrize("model", ["ccella", "ccella-pp", "ccella-pp/phantom"])
+def test_every_model_has_the_three_presets_and_paper_is_the_paper(model):
+    presets = CARDS[model].presets
+    assert list(presets) == ["fast", "balanced", "paper"]
+    assert (presets["paper"].sampler.name, presets["paper"].sampler.steps) == ("ddpm", 1000)
+    steps = [preset.sampler.steps for preset in presets.values()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_preset_has_the_models_guidance_its_own_table_and_its_figures():
+    changed = document()
+    changed["sampler"]["guidance_scale"] = 2.5
+    changed["presets"] = {
+        "four": {"sampler": "unipc", "steps": 2, "timesteps": [999, 400], "measured": {"kid": 0.0123}},
+        "plain": {"sampler": "ddim", "steps": 7, "guidance_scale": 1.0},
+    }
+    presets = parse_card(changed, BUNDLED).presets
+    assert presets["four"].sampler.timesteps == (999, 400)
+    assert presets["four"].sampler.guidance_scale == 2.5
+    assert presets["four"].measured == {"kid": 0.0123}
+    assert presets["plain"].sampler.guidance_scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sampler", "heun"), ("steps", 0), ("steps", 1001), ("timesteps", [9, 8]), ("measured", 0.5)]
+)
+def test_a_wrong_value_of_a_preset_is_named(key, value):
+    changed = document()
+    changed["presets"]["fast"][key] = value
+    message = failure(changed)
+    assert f"presets.fast.{key}" in message
+    assert repr(value) in message
+    changed = document()
+    changed["presets"]["fast"]["step"] = 4
+    assert "unknown key presets.fast.step" in failure(changed)
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..imaging.spec import Channel, ImageSpec
 from .errors import CardError
-from .generation import Generation, LatentSpec, SamplerDefaults, Schedule, parse_generation
+from .generation import Generation, LatentSpec, Preset, SamplerDefaults, Schedule, parse_generation
 from .tables import Table
 
 SCHEMA = 1
@@ -104,6 +104,11 @@ class Card:
         """How it is sampled; CardError for a classifier."""
         return self._generates().sampler
 
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        """Named ways of sampling it, in the card's order; CardError for a classifier."""
+        return self._generates().presets
+
     def with_generation(self, **changes: Any) -> "Card":
         """The card with another `latent`, `schedule` or `sampler`."""
         return replace(self, generation=replace(self._generates(), **changes))
@@ -146,7 +151,7 @@ def parse_card(document: Mapping[str, Any], path: Path) -> Card:
     top = Table(document, path)
     top.allow(
         "schema", "id", "family", "title", "description", "intended_use", "conditions", "citation",
-        "image", "latent", "schedule", "sampler", "training", "parts", "licence", "measured", "provenance",
+        "image", "latent", "schedule", "sampler", "presets", "training", "parts", "licence", "measured", "provenance",
     )  # fmt: skip
     if top.integer("schema") != SCHEMA:
         raise top.fail("schema", f"{SCHEMA}", "This version of ccella reads schema 1; update ccella.")

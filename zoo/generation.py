@@ -1,7 +1,10 @@
 """How a card says that its model makes images: latent space, forward diffusion and sampler."""
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from ..imaging.spec import ImageSpec
 from .tables import Table
@@ -10,6 +13,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
 PRECONDITIONINGS = ("none", "edm")
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
+_SAMPLER_KEYS = ("steps", "guidance_scale", "eta", "timesteps")
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,45 @@ class SamplerDefaults:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """A named way of sampling the model, for people who want speed or fidelity and not a solver's name.
+
+    Attributes:
+        sampler: What it sets.
+        measured: Figures of its fidelity on this model, as measured; empty where there are none.
+    """
+
+    sampler: SamplerDefaults
+    measured: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Generation:
     """What a model that makes images has and a classifier lacks."""
 
     latent: LatentSpec
     schedule: Schedule
     sampler: SamplerDefaults
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 def parse_generation(top: Table, image: ImageSpec) -> Generation | None:
-    """Reads the tables `latent`, `schedule` and `sampler`; None where the card has none of them."""
-    if not {"latent", "schedule", "sampler"} & set(top.data):
+    """Reads the tables `latent`, `schedule`, `sampler` and `presets`; None where the card has none of them."""
+    if not {"latent", "schedule", "sampler", "presets"} & set(top.data):
         return None
-    timesteps = top.table("schedule").integer("train_timesteps", minimum=1)
-    return Generation(
-        _latent(top.table("latent"), image), _schedule(top.table("schedule")), _sampler(top.table("sampler"), timesteps)
-    )
+    schedule = _schedule(top.table("schedule"))
+    table = top.table("sampler")
+    table.allow("name", *_SAMPLER_KEYS)
+    sampler = _sampler(table, "name", schedule, 1.0)
+    presets = {}
+    group = top.table("presets", {})
+    for name in group.data:
+        table = group.table(name)
+        table.allow("sampler", "measured", *_SAMPLER_KEYS)
+        # What a guidance scale does depends on the model, not on the solver: presets share the model's own.
+        chosen = _sampler(table, "sampler", schedule, sampler.guidance_scale)
+        presets[name] = Preset(chosen, MappingProxyType(dict(table.table("measured", {}).data)))
+    return Generation(_latent(top.table("latent"), image), schedule, sampler, MappingProxyType(presets))
 
 
 def _latent(table: Table, image: ImageSpec) -> LatentSpec:
@@ -127,14 +154,20 @@ def _schedule(table: Table) -> Schedule:
     )
 
 
-def _sampler(table: Table, train_timesteps: int) -> SamplerDefaults:
-    table.allow("name", "steps", "guidance_scale", "eta", "timesteps")
+def _sampler(table: Table, name_key: str, schedule: Schedule, guidance_scale: float) -> SamplerDefaults:
     steps = table.integer("steps", minimum=1)
+    train_timesteps = schedule.train_timesteps
+    if steps > train_timesteps:
+        raise table.fail("steps", f"at most the {train_timesteps} timesteps of training")
     timesteps = table.integers("timesteps") if "timesteps" in table.data else None
     if timesteps is not None:
         descending = all(a > b for a, b in itertools.pairwise(timesteps))
         if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
             raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
     return SamplerDefaults(
-        table.choice("name", SAMPLERS), steps, table.number("guidance_scale", 1.0), table.number("eta", 0.0), timesteps
+        table.choice(name_key, SAMPLERS),
+        steps,
+        table.number("guidance_scale", guidance_scale),
+        table.number("eta", 0.0),
+        timesteps,
     )
