@@ -41,6 +41,7 @@ def command(
     from ..pipeline.decode import decode
     from ..pipeline.provenance import model_entry
     from ..pipeline.run_folder import RunFolder
+    from ..pipeline.run_settings import runtime_setting
     from ..zoo.runs import read_run
 
     card = resolve_model(model)
@@ -61,8 +62,8 @@ def command(
                 else:
                     output.add_row(record.id, record.path, out / record.id)
         return
-    chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
-    settings = {"model": model_entry(card), "precision": chosen.precision}
+    chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision, graphs=("decoder",))
+    settings = {"model": model_entry(card), "precision": chosen.precision, **runtime_setting(chosen.name)}
     require_weights(card, "autoencoder")
     with RunFolder(
         out, command="decode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say

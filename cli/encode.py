@@ -59,7 +59,7 @@ def command(
                 else:
                     output.add_row(exam.id, exam.label, "yes" if exam.text else "no", out / exam.id)
         return
-    chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
+    chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision, graphs=("encoder",))
     settings = {"model": model_entry(card), "precision": chosen.precision}
     require_weights(card, "autoencoder", "text_encoder")
     with RunFolder(

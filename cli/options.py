@@ -77,6 +77,19 @@ class DeviceType(click.ParamType[str]):
         raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps.", ctx, param)
 
 
+class RuntimeType(click.ParamType[str]):
+    """`auto`, `torch`, `onnx`, `tensorrt`, or `onnx:PROVIDER`; whether the machine has it is seen when it is used."""
+
+    name = "runtime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks the form."""
+        known = ("auto", "torch", "onnx", "onnx:cpu", "onnx:cuda", "onnx:tensorrt", "tensorrt")
+        if value in known:
+            return str(value)
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(known)}.", param=param, ctx=ctx)
+
+
 def _verbosity(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
     def callback(ctx: click.Context, param: click.Parameter, given: bool) -> None:
         if given:
@@ -141,8 +154,9 @@ def compute_options(command: Command) -> Command:
             help="Number format of the networks.",
         ),
         click.option(
-            "--runtime", type=click.Choice(("auto", "torch", "onnx", "tensorrt")), default="auto", show_default=True,
-            help="What executes the networks.",
+            "--runtime", type=RuntimeType(), default="auto", show_default=True,
+            metavar="auto|torch|onnx[:PROVIDER]|tensorrt",
+            help="What executes the networks; onnx and tensorrt need `ccella export`.",
         ),
         device_option,
     ):  # fmt: skip

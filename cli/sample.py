@@ -215,10 +215,11 @@ def _run(
     from ..pipeline.sample import sample
     from ..zoo.loading import load_text_encoder
 
-    runtime = announce_runtime(card, **options)
+    graphs = ("adapter", "denoiser") if settings.latents_only else ("adapter", "denoiser", "decoder")
+    runtime = announce_runtime(card, **options, graphs=graphs)
     parts = ["text_encoder", "denoiser"] if settings.latents_only else ["text_encoder", "denoiser", "autoencoder"]
     require_weights(card, *parts)
-    recorded = settings.run_settings(model_entry(card), runtime.precision)
+    recorded = settings.run_settings(model_entry(card), runtime.precision, runtime.name)
     with RunFolder(
         out, command="sample", settings=recorded, resume=resume, overwrite=overwrite, shard=shard, warn=say
     ) as run:

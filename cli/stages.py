@@ -13,16 +13,19 @@ from .notes import say
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..export.runtimes import TorchRuntime
+    from ..export.runtimes import Runtime
 
 
-def announce_runtime(card: Card, *, runtime: str, device: str, precision: str) -> "TorchRuntime":
-    """Chooses what executes a model, and says what `auto` came to."""
+def announce_runtime(
+    card: Card, *, runtime: str, device: str, precision: str, graphs: Sequence[str] | None = None
+) -> "Runtime":
+    """Chooses what executes a model, and says what `auto` came to; `graphs` as `export.runtimes.choose_runtime`."""
     from ..export.runtimes import choose_runtime
 
-    chosen = choose_runtime(runtime, card, device=device, precision=precision)
+    chosen = choose_runtime(runtime, card, device=device, precision=precision, graphs=graphs, say=say)
     if "auto" in (runtime, device, precision):
-        say(f"Executing with {chosen.name} on {chosen.device} in {chosen.precision}.")
+        provider = f" ({chosen.details['provider']})" if "provider" in chosen.details else ""
+        say(f"Executing with {chosen.name}{provider} on {chosen.device} in {chosen.precision}.")
     return chosen
 
 

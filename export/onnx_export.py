@@ -20,14 +20,14 @@ from ..zoo.family import load_family
 from ..zoo.graphs import Graph, GraphInput, ShapeRange
 from ..zoo.loading import load_part, sha256_file
 from .devices import PRECISIONS
-from .onnx_runtime import OnnxNet, choose_onnx_device, choose_provider
+from .onnx_net import OnnxNet, choose_onnx_device, choose_provider, import_onnxruntime
 from .records import FOLDER, GraphRecord, graph_weights, onnx_path, stem, write_record
 
 # Largest difference from PyTorch in fp32, as a share of the largest output.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 # One protobuf message holds 2 GiB at most; weights above this go into a file of their own.
 EMBEDDED_BYTES = 1900 * 2**20
-LIBRARIES = ("ccella", "torch", "onnx", "onnxscript", "onnxruntime")
+LIBRARIES = ("ccella", "torch", "onnx", "onnxscript")
 
 
 class ParityError(RuntimeError):
@@ -120,7 +120,7 @@ def export_graph(
         precision: fp32, fp16 or bf16: of the weights and of what flows between layers.
         folder: The model folder; the card's own when None.
         tolerance: Largest difference as a share of the largest output; that of the precision when None.
-        device: Where the two are compared; see `onnx_runtime.choose_onnx_device`.
+        device: Where the two are compared; see `onnx_net.choose_onnx_device`.
 
     Returns:
         The record.
@@ -171,7 +171,11 @@ def export_graph(
         tolerance=limit,
         max_error=float(worst["error"]),
         checks=checks,
-        versions={library: version(library) for library in LIBRARIES},
+        versions={
+            **{library: version(library) for library in LIBRARIES},
+            # Two packages provide it, so its name says nothing of which is installed.
+            "onnxruntime": import_onnxruntime().__version__,
+        },
     )
     write_record(folder, record)
     return record

@@ -1,6 +1,8 @@
-"""Which runtime, device and precision execute a model's parts. `auto` decides; an explicit request is met or fails."""
+"""Which runtime executes a model's parts. `auto` decides; an explicit request is met or fails."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -11,6 +13,33 @@ from ..zoo.loading import load_part
 from .devices import PRECISIONS, choose_device, choose_precision
 
 RUNTIMES = ("auto", "torch", "onnx", "tensorrt")
+
+
+class Runtime(Protocol):
+    """What executes the parts of a model.
+
+    Attributes:
+        name: What sidecars record.
+        device: Where tensors live.
+        dtype: Type of what goes in.
+        precision: Its name.
+        details: What sidecars record besides, such as the digests of exported graphs.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def details(self) -> Mapping[str, Any]: ...
+
+    def load(self, card: Card, part: str) -> nn.Module:
+        """A part, ready to be used."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,29 +60,52 @@ class TorchRuntime:
     def precision(self) -> str:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
+    @property
+    def details(self) -> Mapping[str, Any]:
+        return {}
+
     def load(self, card: Card, part: str) -> nn.Module:
         """The part with its weights, in evaluation mode; errors as `zoo.loading.load_part`."""
         return load_part(card, part, device=self.device, dtype=self.dtype)
 
 
-def choose_runtime(requested: str, card: Card, *, device: str = "auto", precision: str = "auto") -> TorchRuntime:
+def choose_runtime(
+    requested: str,
+    card: Card,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    graphs: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Runtime:
     """The runtime a request means.
 
     Args:
-        requested: auto, torch, onnx or tensorrt. `auto` takes what the model folder holds: PyTorch weights.
+        requested: auto, torch, onnx or tensorrt; for ONNX Runtime also onnx:cpu, onnx:cuda and onnx:tensorrt, which
+            name its provider. `auto` takes PyTorch, which every model folder has weights for.
         card: The model.
-        device: See `choose_device`.
-        precision: See `choose_precision`.
+        device: See `devices.choose_device`.
+        precision: See `devices.choose_precision`; for exported graphs `auto` takes fp32 where the folder has it.
+        graphs: The exported graphs that will be needed, checked here; all of the model's when None.
+        say: Called with a sentence before something that takes minutes.
 
     Raises:
         InputError: The model has not been exported for the runtime, or the device or precision is not to be had.
+        DigestMismatchError: An exported graph is damaged.
     """
-    if requested not in RUNTIMES:
-        raise InputError(f"{requested!r} is not a runtime.", f"Use one of {', '.join(RUNTIMES)}.")
-    if requested in ("onnx", "tensorrt"):
+    kind, _, provider = requested.partition(":")
+    if kind not in RUNTIMES or (provider and kind != "onnx"):
         raise InputError(
-            f"Runtime {requested} was asked for, and model {card.id} holds PyTorch weights only.",
-            "Use --runtime torch.",
+            f"{requested!r} is not a runtime.",
+            f"Use one of {', '.join(RUNTIMES)}, or onnx:cpu, onnx:cuda, onnx:tensorrt.",
         )
+    if kind == "onnx":
+        from .onnx_runtime import open_onnx_runtime
+
+        return open_onnx_runtime(card, provider or "auto", device=device, precision=precision, graphs=graphs)
+    if kind == "tensorrt":
+        from .tensorrt import open_tensorrt_runtime
+
+        return open_tensorrt_runtime(card, device=device, precision=precision, graphs=graphs, say=say)
     chosen = choose_device(device)
     return TorchRuntime(chosen, choose_precision(precision, chosen))

@@ -21,7 +21,7 @@ from .provenance import check_same_model, execution_entry, licence_entry, model_
 from .run_folder import RunFolder, digest_file
 
 if TYPE_CHECKING:
-    from ..export.runtimes import TorchRuntime
+    from ..export.runtimes import Runtime
 
 # What an image inherits from its latent.
 INHERITED = (
@@ -36,7 +36,7 @@ def decode(
     *,
     autoencoder: torch.nn.Module,
     run: RunFolder,
-    runtime: "TorchRuntime",
+    runtime: "Runtime",
     on_item: ItemCallback | None = None,
 ) -> Iterator[Record]:
     """Decodes latents one by one, whether they were sampled or encoded from exams.
@@ -68,7 +68,7 @@ def _decode_all(
     card: Card,
     autoencoder: torch.nn.Module,
     run: RunFolder,
-    runtime: "TorchRuntime",
+    runtime: "Runtime",
     on_item: ItemCallback | None,
 ) -> Iterator[Record]:
     common = {"model": model_entry(card), "licence": licence_entry(card), **execution_entry(runtime)}
@@ -97,7 +97,7 @@ def _decode_one(
     card: Card,
     autoencoder: torch.nn.Module,
     run: RunFolder,
-    runtime: "TorchRuntime",
+    runtime: "Runtime",
     common: dict[str, Any],
 ) -> list[Record]:
     """The images of one latent, made or found done."""

@@ -18,7 +18,7 @@ from .provenance import execution_entry, licence_entry, model_entry
 from .run_folder import RunFolder, digest_source
 
 if TYPE_CHECKING:
-    from ..export.runtimes import TorchRuntime
+    from ..export.runtimes import Runtime
     from ..zoo.families.ccella.text import TextEncoder
 
 ItemCallback = Callable[[str, Exception | None], None]
@@ -32,7 +32,7 @@ class _Encoder:
     autoencoder: torch.nn.Module
     text_encoder: "TextEncoder | None"
     run: RunFolder
-    runtime: "TorchRuntime"
+    runtime: "Runtime"
     common: dict[str, Any]
 
     def find(self, exam: Exam) -> list[Record] | None:
@@ -103,7 +103,7 @@ def encode(
     autoencoder: torch.nn.Module,
     text_encoder: "TextEncoder | None",
     run: RunFolder,
-    runtime: "TorchRuntime",
+    runtime: "Runtime",
     on_item: ItemCallback | None = None,
 ) -> Iterator[Record]:
     """Encodes exams one by one: memory does not grow with their number.

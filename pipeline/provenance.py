@@ -11,7 +11,7 @@ from ..zoo.card import Card
 from ..zoo.loading import part_digests
 
 if TYPE_CHECKING:
-    from ..export.runtimes import TorchRuntime
+    from ..export.runtimes import Runtime
 
 # What the numbers in an artefact may depend on.
 LIBRARIES = ("torch", "diffusers", "monai", "transformers", "numpy", "nibabel", "safetensors")
@@ -36,12 +36,13 @@ def licence_entry(card: Card) -> dict[str, Any]:
     return asdict(card.licence)
 
 
-def execution_entry(runtime: "TorchRuntime") -> dict[str, Any]:
+def execution_entry(runtime: "Runtime") -> dict[str, Any]:
     """What executed the networks: runtime, precision, device and library versions."""
     return {
         "runtime": runtime.name,
         "precision": runtime.precision,
         "device": str(runtime.device),
+        **runtime.details,
         "versions": versions(),
     }
 

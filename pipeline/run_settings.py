@@ -14,6 +14,11 @@ from .seeds import Shard
 RUN_SCHEMA = "ccella.run/1"
 
 
+def runtime_setting(name: str) -> dict[str, str]:
+    """The setting that names the runtime; none for PyTorch, so that its earlier runs can be resumed."""
+    return {} if name == "torch" else {"runtime": name}
+
+
 class RunSettings:
     """What a run is, for run.json.
 

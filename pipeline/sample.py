@@ -27,7 +27,7 @@ from .run_folder import RunFolder
 from .sampler_settings import SampleSettings
 
 if TYPE_CHECKING:
-    from ..export.runtimes import TorchRuntime
+    from ..export.runtimes import Runtime
     from ..zoo.families.ccella.text import TextEncoder
 
 # Called after every step of a batch: ids of the batch, steps done, steps in all.
@@ -58,7 +58,7 @@ class _Sampler:
     denoiser: torch.nn.Module
     autoencoder: torch.nn.Module | None
     run: RunFolder
-    runtime: "TorchRuntime"
+    runtime: "Runtime"
     settings: SampleSettings
     common: dict[str, Any]
     warn: Callable[[str], None]
@@ -165,7 +165,7 @@ def sample(
     denoiser: torch.nn.Module,
     autoencoder: torch.nn.Module | None,
     run: RunFolder,
-    runtime: "TorchRuntime",
+    runtime: "Runtime",
     settings: SampleSettings,
     warn: Callable[[str], None] | None = None,
     on_item: ItemCallback | None = None,

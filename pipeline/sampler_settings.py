@@ -7,6 +7,7 @@ from typing import Any
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.generation import SAMPLERS, SamplerDefaults
+from .run_settings import runtime_setting
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,15 @@ class SampleSettings:
             "timesteps": list(self.timesteps),
         }
 
-    def run_settings(self, model: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    def run_settings(self, model: Mapping[str, Any], precision: str, runtime: str = "torch") -> dict[str, Any]:
         """What a resumed run must have in common with the first, for RunFolder."""
-        return {"model": dict(model), "sampler": self.entry(), "latents": self.latents_only, "precision": precision}
+        return {
+            "model": dict(model),
+            "sampler": self.entry(),
+            "latents": self.latents_only,
+            "precision": precision,
+            **runtime_setting(runtime),
+        }
 
 
 def choose_settings(

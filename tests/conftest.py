@@ -138,6 +138,26 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_model(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model with all its graphs as ONNX for images of 8x8x8 to 24x16x8, made once for all test processes."""
+    from filelock import FileLock
+
+    from ccella.cli.main import run
+
+    root = tmp_path_factory.getbasetemp()
+    # With several processes each has a folder of its own below a common one.
+    out = (root if root.parent.name.startswith("pytest-of-") else root.parent) / "exported" / "model"
+    with FileLock(f"{out.parent}.lock"):
+        if not (out / "done").exists():
+            shapes = "--shape=8,8,8:16,16,8:24,16,8"
+            assert (
+                run(["export", str(tiny_model), "--to", "onnx", shapes, "--device", "cpu", "-q", "-o", str(out)]) == 0
+            )
+            (out / "done").touch()
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_exams(tmp_path_factory) -> Path:
     """Three small exams in PI-CAI layout with reports and a marksheet; the third has no report."""
     from ccella.imaging.files import write_volume

@@ -16,19 +16,10 @@ from ccella.zoo.card import read_card
 from ccella.zoo.errors import DigestMismatchError
 
 
-@pytest.fixture(scope="session")
-def exported(tiny_model, tmp_path_factory):
-    """The tiny model with all its graphs, and what the command printed of them."""
-    out = tmp_path_factory.mktemp("exported") / "model"
-    shapes = "--shape=8,8,8:16,16,8:24,16,8"
-    assert run(["export", str(tiny_model), "--to", "onnx", shapes, "--device", "cpu", "-q", "-o", str(out)]) == 0
-    return out
-
-
-def test_the_files_are_onnx_and_their_records_say_what_was_checked(exported):
+def test_the_files_are_onnx_and_their_records_say_what_was_checked(exported_model):
     import onnx
 
-    card = read_card(exported / "card.toml")
+    card = read_card(exported_model / "card.toml")
     for graph, part in (("adapter", "denoiser"), ("denoiser", "denoiser"), ("decoder", "autoencoder")):
         path, record = read_record(card, graph, part, "fp32")
         onnx.checker.check_model(str(path))
@@ -44,16 +35,16 @@ def test_the_files_are_onnx_and_their_records_say_what_was_checked(exported):
         assert len(named) == {"adapter": 2, "denoiser": 3, "decoder": 3}[graph], "8 on the last axis is fixed"
 
 
-def test_an_exported_graph_agrees_in_shapes_that_the_export_did_not_try(exported):
+def test_an_exported_graph_agrees_in_shapes_that_the_export_did_not_try(exported_model):
     import onnxruntime
 
-    card = read_card(exported / "card.toml")
+    card = read_card(exported_model / "card.toml")
     shapes = choose_shapes(card, [(8, 8, 8), (16, 16, 8), (24, 16, 8)])
     for graph in choose_graphs(card, None, shapes):
         sizes = {name: axis.maximum for name, axis in graph.axes.items()} | {"batch": 3, "steps": 5, "tokens": 7}
         inputs = draw_inputs(graph, sizes, train_timesteps=1000, seed=99)
         expected = graph.module(onnx_export.load_part(card, graph.part))(*inputs.values())
-        session = onnxruntime.InferenceSession(str(onnx_path(exported, graph.name, "fp32")))
+        session = onnxruntime.InferenceSession(str(onnx_path(exported_model, graph.name, "fp32")))
         found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         expected = expected if isinstance(expected, tuple) else (expected,)
         for ours, theirs in zip(expected, found, strict=True):
@@ -91,9 +82,9 @@ def test_a_graph_that_disagrees_is_not_written(tiny_model, tmp_path, monkeypatch
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_records_refuse_what_was_changed(exported, tmp_path):
+def test_records_refuse_what_was_changed(exported_model, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_model, folder)
     card = read_card(folder / "card.toml")
     path = onnx_path(folder, "encoder", "fp32")
     content = path.read_bytes()

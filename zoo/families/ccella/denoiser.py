@@ -79,6 +79,11 @@ class CcellaDenoiser(nn.Module):
         self.ella = Adapter(adapter, self.classifier)
         self.unet = UNet(unet, adapter.width if config.text_context else None, adapter.classes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
     def class_values(self, logits: Tensor, class_input: Tensor | None) -> Tensor:
         """The class input of the U-Net by the denoiser's setting.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ...card import Card
@@ -75,13 +76,15 @@ def shape_multiple(card: Card) -> int:
     return int(card.latent.downsample * 2 ** (levels - 1))
 
 
-def graphs(card: Card, shapes: ShapeRange) -> tuple[Graph, ...]:
+def graphs(card: Card, shapes: ShapeRange | None = None) -> tuple[Graph, ...]:
     """The graphs of a model.
 
     Args:
         card: The model.
-        shapes: The image shapes that they are to take; multiples of `shape_multiple`.
+        shapes: The image shapes that they are to take, multiples of `shape_multiple`; the card's alone when None.
     """
+    full = tuple(card.image.shape)
+    shapes = ShapeRange(full, full, full) if shapes is None else shapes
     return (*_denoiser_graphs(card, shapes), *_autoencoder_graphs(card, shapes))
 
 
@@ -161,11 +164,13 @@ class CompiledDenoiser(nn.Module):
     Args:
         config: How the parts are joined.
         nets: `adapter` and `denoiser`.
+        device: Where tensors live.
     """
 
-    def __init__(self, config: DenoiserConfig, nets: Mapping[str, Net]) -> None:
+    def __init__(self, config: DenoiserConfig, nets: Mapping[str, Net], device: torch.device) -> None:
         super().__init__()
         self.config = config
+        self.device = device
         self._nets = nets
 
     def ella(self, text: Tensor, mask: Tensor | None, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,16 +212,17 @@ class CompiledAutoencoder(nn.Module):
         return self._nets["decoder"]({"z": z})["x"]
 
 
-def assemble(card: Card, part: str, nets: Mapping[str, Net]) -> nn.Module:
+def assemble(card: Card, part: str, nets: Mapping[str, Net], device: torch.device) -> nn.Module:
     """A part whose networks something else executes, to be used like the part itself.
 
     Args:
         card: The model.
         part: `denoiser` or `autoencoder`.
         nets: The part's graphs, by name.
+        device: Where tensors live.
     """
     if part == "autoencoder":
         return CompiledAutoencoder(nets)
     config = card.part("denoiser").config
     rest = {key: value for key, value in config.items() if key not in ("adapter", "unet")}
-    return CompiledDenoiser(read_settings(DenoiserConfig, rest, "denoiser"), nets)
+    return CompiledDenoiser(read_settings(DenoiserConfig, rest, "denoiser"), nets, device)

@@ -14,6 +14,11 @@ from ...card import Card
 from ...errors import CardError
 from .autoencoder import Autoencoder
 from .denoiser import CLASS_SCALE, CcellaDenoiser
+from .graphs import CompiledAutoencoder, CompiledDenoiser
+
+# A part as PyTorch has it, or as another runtime executes it.
+AnyDenoiser = CcellaDenoiser | CompiledDenoiser
+AnyAutoencoder = Autoencoder | CompiledAutoencoder
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def encode_image(card: Card, autoencoder: nn.Module, x: Tensor) -> tuple[Tensor,
     Returns:
         Mean and standard deviation, each B (C*c) x y z, unscaled.
     """
-    assert isinstance(autoencoder, Autoencoder)
+    assert isinstance(autoencoder, AnyAutoencoder)
     moments = [autoencoder.encode_moments(x[:, c : c + 1]) for c in range(x.shape[1])]
     return torch.cat([mean for mean, _ in moments], 1), torch.cat([sigma for _, sigma in moments], 1)
 
@@ -63,7 +68,7 @@ def decode_latent(card: Card, autoencoder: nn.Module, z: Tensor) -> Tensor:
     Returns:
         Images in 0..1, B C X Y Z.
     """
-    assert isinstance(autoencoder, Autoencoder)
+    assert isinstance(autoencoder, AnyAutoencoder)
     each = card.latent.channels_per_image_channel
     images = []
     for item in z:
@@ -114,7 +119,7 @@ class _Branch:
     context: Tensor
     class_input: Tensor
 
-    def at(self, step: int, denoiser: CcellaDenoiser) -> tuple[Tensor | None, Tensor]:
+    def at(self, step: int, denoiser: AnyDenoiser) -> tuple[Tensor | None, Tensor]:
         return self.context[step] if denoiser.config.text_context else None, self.class_input[step]
 
 
@@ -127,7 +132,7 @@ class Plan:
 
     def __init__(
         self,
-        denoiser: CcellaDenoiser,
+        denoiser: AnyDenoiser,
         conditional: _Branch,
         unconditional: _Branch | None,
         *,
@@ -184,8 +189,8 @@ def prepare(
     Returns:
         The plan.
     """
-    assert isinstance(denoiser, CcellaDenoiser)
-    device = next(denoiser.parameters()).device
+    assert isinstance(denoiser, AnyDenoiser)
+    device = denoiser.device
     t = torch.tensor(timesteps, device=device)
     contexts, inputs, probabilities = [], [], []
     for item in conditions:
@@ -224,7 +229,7 @@ def _given(label: int | None, logits: Tensor) -> Tensor | None:
     )
 
 
-def _adapt(denoiser: CcellaDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _adapt(denoiser: AnyDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Context T N D and class logits T K of one report at all timesteps."""
     context, logits = denoiser.ella(text[None], None, t)
     return context, logits
