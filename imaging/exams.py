@@ -1,7 +1,7 @@
 """Finds exams and makes them into the arrays that a model expects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from .errors import InputError
 from .files import check_volume, read_volume
 from .intensity import parse_intensity
-from .layouts import LOOKED_FOR, Exam, find_in_folder
+from .layouts import LOOKED_FOR, Exam, OnProblem, find_in_folder
 from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifest
 from .spec import Channel, ImageSpec
 from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
@@ -19,6 +19,7 @@ __all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exa
 RUN_MANIFEST = "manifest.jsonl"
 # An image in this unit whose largest values stay below the number is in another unit.
 LEAST_MAXIMUM_OF_UNIT: Mapping[str, float] = {"1e-6 mm2/s": 10.0}
+PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class PreparedExam:
         intensity_params: Bounds per channel, for `IntensityMap.invert`.
         source_shape: Shape of the first channel's file, x, y, z.
         source_affine: Affine of the first channel's file.
+        percentiles: Of each channel before its intensity map, in its unit, by the percentile's name.
     """
 
     array: np.ndarray
@@ -38,14 +40,17 @@ class PreparedExam:
     intensity_params: list[dict[str, float]]
     source_shape: tuple[int, int, int]
     source_affine: np.ndarray
+    percentiles: list[dict[str, float]] = field(default_factory=list)
 
 
-def find_exams(source: Path | str, channels: Sequence[str]) -> list[Exam]:
+def find_exams(source: Path | str, channels: Sequence[str], on_problem: OnProblem | None = None) -> list[Exam]:
     """Finds exams in a folder (PI-CAI, Prostate158, plain, or one exam's) or a manifest (CSV, JSON Lines).
 
     Args:
         source: Folder or manifest. In a folder with a `manifest.jsonl`, as a run leaves it, the manifest tells.
         channels: Channels that every exam must have.
+        on_problem: Called with the id and the error of an exam that cannot be used, such as one without a channel or
+            with a report that is not text; the others are found all the same. None raises the first such error.
 
     Returns:
         Exams sorted by id.
@@ -56,11 +61,13 @@ def find_exams(source: Path | str, channels: Sequence[str]) -> list[Exam]:
     path = Path(source)
     if path.is_dir():
         manifest = path / RUN_MANIFEST
-        return find_in_manifest(manifest, channels) if manifest.is_file() else find_in_folder(path, channels)
+        if manifest.is_file():
+            return find_in_manifest(manifest, channels, on_problem)
+        return find_in_folder(path, channels, on_problem)
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     if path.suffix.lower() in MANIFEST_ENDINGS:
-        return find_in_manifest(path, channels)
+        return find_in_manifest(path, channels, on_problem)
     raise InputError(f"{path} is neither a folder nor a manifest.", f"Give {LOOKED_FOR}.")
 
 
@@ -110,7 +117,7 @@ def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
         raise InputError(f"An exam cannot be put on a grid with axes {spec.axes!r}.", "Use a model of volumes ('xyz').")
     first: Volume | None = None
     grid: Volume | None = None
-    arrays, params = [], []
+    arrays, params, percentiles = [], [], []
     for channel in spec.channels:
         volume = _read_channel(exam, channel)
         if first is None:
@@ -130,6 +137,8 @@ def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
         # Smoothing and interpolation stay within the range up to rounding.
         arrays.append(np.clip(grid.data, 0.0, 1.0).astype(np.float32, copy=False))
         params.append(bounds)
+        values = np.percentile(volume.data, PERCENTILES)
+        percentiles.append({f"p{q:g}": float(value) for q, value in zip(PERCENTILES, values, strict=True)})
     if first is None or grid is None:
         raise InputError("The image has no channel.", "Name at least one channel.")
-    return PreparedExam(np.stack(arrays), grid.affine, params, first.shape, first.affine)
+    return PreparedExam(np.stack(arrays), grid.affine, params, first.shape, first.affine, percentiles)

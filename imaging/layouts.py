@@ -8,8 +8,9 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .errors import InputError
@@ -24,6 +25,8 @@ LOOKED_FOR = (
     "<id>/<id>_<channel>.<ending> (PI-CAI), <id>/<channel>.<ending> (Prostate158, plain), "
     "or a manifest (.csv, .jsonl) with the columns id and one per channel"
 )
+
+OnProblem = Callable[[str, InputError], None]
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,34 @@ def _find_report(identifier: str, row: Mapping[str, str], folder: Path, source: 
     return next((row[column] for column in TEXT_COLUMNS if row.get(column, "").strip()), None)
 
 
-def find_in_folder(source: Path, channels: Sequence[str]) -> list[Exam]:
+def collect_usable(builders: Iterable[tuple[str, Callable[[], Exam]]], on_problem: OnProblem | None) -> list[Exam]:
+    """Builds exams; those that cannot be used are told to `on_problem`, or raise where that is None.
+
+    Raises:
+        InputError: The first problem, where `on_problem` is None or no exam is left.
+    """
+    exams: list[Exam] = []
+    first: InputError | None = None
+    for identifier, build in builders:
+        try:
+            exams.append(build())
+        except InputError as error:
+            if on_problem is None:
+                raise
+            first = first or error
+            on_problem(identifier, error)
+    if first is not None and not exams:
+        raise first
+    return exams
+
+
+def find_in_folder(source: Path, channels: Sequence[str], on_problem: OnProblem | None = None) -> list[Exam]:
     """Finds the exams under a folder, in any of this module's layouts.
 
     Args:
         source: The data set's folder, or one exam's.
         channels: Channels that every exam must have.
+        on_problem: As `find_exams`.
 
     Returns:
         Exams sorted by id; the patient is that of the marksheet, else the folder `<patient>/<patient>_<study>_...`,
@@ -197,8 +222,8 @@ def find_in_folder(source: Path, channels: Sequence[str]) -> list[Exam]:
             f"Looked for {LOOKED_FOR}; endings: {', '.join(VOLUME_ENDINGS)}.",
         )
     marksheet = _read_marksheet(source)
-    exams = []
-    for identifier, files in sorted(found.items()):
+
+    def build(identifier: str, files: Mapping[str, Path]) -> Exam:
         row = marksheet.get(identifier, {})
         folder = next(iter(files.values())).parent
         patient = folder.name if identifier.startswith(folder.name + "_") else identifier
@@ -211,5 +236,6 @@ def find_in_folder(source: Path, channels: Sequence[str]) -> list[Exam]:
             label=parse_label(row[column], f"exam {identifier!r}") if column else None,
             meta=dict(row),
         )
-        exams.append(check_exam(exam, channels, source))
-    return exams
+        return check_exam(exam, channels, source)
+
+    return collect_usable(((name, partial(build, name, files)) for name, files in sorted(found.items())), on_problem)

@@ -7,11 +7,22 @@ Records have the keys `id`, `channel` and `path`, one line per volume; consecuti
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 
 from .errors import InputError
-from .layouts import LABEL_COLUMNS, TEXT_COLUMNS, Exam, check_exam, parse_label, read_report, read_table
+from .layouts import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    Exam,
+    OnProblem,
+    check_exam,
+    collect_usable,
+    parse_label,
+    read_report,
+    read_table,
+)
 from .names import channel_names
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
@@ -132,12 +143,13 @@ def exams_from_records(
     yield from _group(_parse_lines(lines, origin), channels, base or Path(), origin)
 
 
-def find_in_manifest(path: Path, channels: Sequence[str]) -> list[Exam]:
+def find_in_manifest(path: Path, channels: Sequence[str], on_problem: OnProblem | None = None) -> list[Exam]:
     """Reads the exams of a manifest file.
 
     Args:
         path: `.csv`, `.jsonl` or `.ndjson`.
         channels: Channels that every exam must have.
+        on_problem: As `find_exams`; records of volumes are refused as a whole.
 
     Returns:
         Exams sorted by id.
@@ -157,7 +169,9 @@ def find_in_manifest(path: Path, channels: Sequence[str]) -> list[Exam]:
     if rows and _is_record(rows[0][1]):
         exams = list(_group(rows, channels, path.parent, origin))
     else:
-        exams = [_from_row(row, channels, path, number) for number, row in rows]
+        exams = collect_usable(
+            ((str(row.get("id")), partial(_from_row, row, channels, path, number)) for number, row in rows), on_problem
+        )
     if not exams:
         raise InputError(f"{path} lists no exam.", "Give every exam a line with its id and one path per channel.")
     exams.sort(key=lambda exam: exam.id)

@@ -1,17 +1,19 @@
 """Encode: exams in, latents out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
-from ..imaging.exams import Exam, load_exam
+from ..imaging.exams import Exam, PreparedExam, load_exam
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.record import Record
+from .data_report import describe_data
 from .errors import FailureLog
 from .latents import latent_name, read_tensors, text_path, write_tensors
 from .provenance import execution_entry, licence_entry, model_entry
@@ -90,10 +92,22 @@ class _Encoder:
                 "intensity": prepared.intensity_params,
                 "shape": list(mean.shape[1:]),
                 "parents": [{"path": path.as_posix(), "sha256": digest_source(path)} for path in files],
+                "source": _source_entry(prepared, self.card.image.channel_names),
                 **self.common,
             },
         )
         return self.run.write_artefact(record, lambda path: write_tensors(path, moments))
+
+
+def _source_entry(prepared: PreparedExam, names: Sequence[str]) -> dict[str, Any]:
+    """What the exam was like on disk, for the data report."""
+    spacing = np.linalg.norm(prepared.source_affine[:3, :3], axis=0).tolist()
+    tables = [{key: float(f"{value:.6g}") for key, value in table.items()} for table in prepared.percentiles]
+    return {
+        "shape": list(prepared.source_shape),
+        "spacing_mm": [round(value, 6) for value in spacing],
+        "percentiles": dict(zip(names, tables, strict=True)),
+    }
 
 
 def encode(
@@ -105,6 +119,8 @@ def encode(
     run: RunFolder,
     runtime: "Runtime",
     on_item: ItemCallback | None = None,
+    splits: Mapping[str, str] | None = None,
+    problems: Sequence[tuple[str, InputError]] = (),
 ) -> Iterator[Record]:
     """Encodes exams one by one: memory does not grow with their number.
 
@@ -116,6 +132,10 @@ def encode(
         run: Where latents go: `mean` and `sigma` float32 C x y z per exam, and each report's embedding once.
         runtime: Device and precision of the networks.
         on_item: Called with an exam's id when it is through: with None, or with what it failed of.
+        splits: Split by patient, for the data report.
+        problems: Exams that could not even be found whole, as `find_exams` tells them; they count as failed.
+
+    At the end the run folder gets its data report, `data-report.json`.
 
     Yields:
         One record of kind `latent` per exam.
@@ -128,6 +148,9 @@ def encode(
     common = {"model": model_entry(card), "licence": licence_entry(card), **execution_entry(runtime)}
     encoder = _Encoder(card, autoencoder, text_encoder, run, runtime, common)
     log = FailureLog()
+    for item_id, problem in problems:
+        log.total += 1
+        log.add(item_id, problem)
     for exam in exams:
         log.total += 1
         try:
@@ -144,4 +167,6 @@ def encode(
         yield from records
         if on_item is not None:
             on_item(exam.id, None)
+    described = describe_data(run.records(), log.failures, splits)
+    run.write_file(run.named("data-report.json"), lambda path: write_json(path, described))
     log.finish()

@@ -246,6 +246,10 @@ class RunFolder:
             self._manifest.add(record)
         return record
 
+    def records(self) -> Iterator[Record]:
+        """What this process's manifest lists so far."""
+        return self._manifest.records()
+
     def write_file(self, path: Path, write: Callable[[Path], None]) -> None:
         """Writes a file of the run that is no artefact, such as a preview; RunFolderError where it cannot."""
         with self._writing(path):
