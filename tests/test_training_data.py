@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
 from ccella.imaging.spec import Channel, ImageSpec
+from ccella.imaging.splits import write_splits
 from ccella.training.data import exam_volumes
 from ccella.training.latents import UNKNOWN_CLASS, latent_items, latent_moments, latent_scale, pad_texts
-from ccella.training.splits import digest_words, split_patients
+from ccella.training.splits import digest_words, divide_items, split_patients
 
 WINDOW = {"kind": "window", "lower": 0.0, "upper": 100.0}
 SPEC = ImageSpec("xyz", (8, 6, 4), None, "RAS", (Channel("t2w", "a.u.", WINDOW), Channel("hbv", "a.u.", WINDOW)))
@@ -110,11 +111,36 @@ def test_the_fraction_is_met_over_many_patients() -> None:
     assert split_patients([f"p{number}" for number in range(8)], 0.5)[1] == [0, 2, 3, 4, 7]
 
 
+def test_splits_decide_where_there_are_some() -> None:
+    patients = ["a", "b", "b", "c", "d"]
+    splits = {"a": "train", "b": "val", "c": "test", "d": "train", "gone": "train"}
+    assert divide_items(patients, 0.05, splits) == ([0, 4], [1, 2])
+    # As the published models were trained: on train and val together. Test stays out.
+    assert divide_items(patients, 0.0, splits) == ([0, 1, 2, 4], [])
+    assert divide_items(patients, 0.05) == split_patients(patients, 0.05)
+    with pytest.raises(InputError, match="no split for 1 patients, the first is 'e'"):
+        divide_items([*patients, "e"], 0.05, splits)
+    with pytest.raises(InputError, match="in the split train"):
+        divide_items(["c"], 0.05, splits)
+
+
 def test_digests_tell_lists_apart() -> None:
     assert digest_words(["ab", "c"]) != digest_words(["a", "bc"])
 
 
 SHAPE = (4, 2, 3, 2)
+
+
+def test_a_split_that_changes_is_another_data_set(tmp_path: Path) -> None:
+    folder = write_latents(tmp_path / "run")
+    without = latent_items(folder, SHAPE)
+    write_splits(folder / "splits.csv", {f"p{number}": "train" for number in range(4)}, {})
+    first = latent_items(folder, SHAPE)
+    write_splits(folder / "splits.csv", {f"p{number}": "train" if number else "test" for number in range(4)}, {})
+    second = latent_items(folder, SHAPE)
+    assert without.splits is None and second.splits == {"p0": "test", "p1": "train", "p2": "train", "p3": "train"}
+    assert len({without.digest, first.digest, second.digest}) == 3
+    assert [name for name in first.details if first.details[name] != second.details[name]] == ["e0"]
 
 
 def write_latents(folder: Path, count: int = 4, **changes: Any) -> Path:

@@ -26,7 +26,7 @@ from .regions import RegionMaps
 from .resumption import flatten
 from .samples import SamplePlan, draw_samples
 from .spectrum import image_response
-from .splits import digest_words, split_patients
+from .splits import digest_words, divide_items
 from .task import Batch, Log, Progress, no_log
 
 STAGE = "denoiser"
@@ -129,7 +129,7 @@ class DenoiserTask:
     ) -> None:  # fmt: skip
         self.options = options
         self.items = items
-        self.training, self.validation = split_patients(items.patient_ids, options.validation_fraction)
+        self.training, self.validation = divide_items(items.patient_ids, options.validation_fraction, items.splits)
         self._objective = DenoiserObjective(denoiser, card, options)
         self.objective: nn.Module = self._objective
         self.ids: Sequence[str] = [items.ids[index] for index in self.training]
@@ -306,6 +306,10 @@ def train_denoiser(
     task = DenoiserTask(
         card, items, initial_network(card, STAGE, options), null_text, options, saved_constants(out, STAGE)
     )
+    held = len(items) - len(task.training) - len(task.validation)
+    log(f"Exams: {len(task.training)} to train on, {len(task.validation)} to validate on, {held} untouched.")
+    if options.class_weight and len({items.label(index) for index in task.training} - {None}) < 2:
+        log("The training exams do not have both classes: the class head cannot learn. class_weight = 0 leaves it out.")
     log("Latent scale: " + ", ".join(f"{value:.4f}" for value in task.scale))
     return train(task, options, out, stage=STAGE, resume=resume, log=log, allow=allow)
 

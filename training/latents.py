@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..imaging.errors import InputError
+from ..imaging.splits import SPLITS_FILE, read_splits
 from ..zoo.record import Record
 from ..zoo.runs import read_run
 from .splits import digest_words
@@ -49,6 +50,9 @@ class LatentSet:
         shape: Shape that every latent must have.
         ram_limit_gb: Sets up to this size are read once and held in memory.
 
+    Attributes:
+        splits: Split by patient, as the run's splits.csv tells; None where there is none.
+
     Raises:
         InputError: The folder has no manifest or no encoded exam, or a record lacks what training needs.
     """
@@ -64,6 +68,8 @@ class LatentSet:
             _check(record)
         self.ids: tuple[str, ...] = tuple(record.id for record in self._records)
         self.patient_ids: tuple[str, ...] = tuple(str(record.data["patient_id"]) for record in self._records)
+        path = folder / SPLITS_FILE
+        self.splits = read_splits(path) if path.is_file() else None
         self.size_bytes = sum(record.path.stat().st_size for record in self._records)
         self._texts: dict[str, Tensor] = {}
         self._held: dict[int, LatentItem] | None = {} if self.size_bytes <= ram_limit_gb * 1e9 else None
@@ -81,26 +87,27 @@ class LatentSet:
 
     @property
     def digest(self) -> str:
-        """Of the items, their reports, classes and files' sizes."""
-        words = []
-        for record in self._records:
-            data = record.data
-            words += [record.id, str(data["text_path"]), str(data.get("class")), str(record.path.stat().st_size)]
-        return digest_words(words)
+        """Of the items, their reports, classes, files' sizes and splits."""
+        return digest_words([word for record in self._records for word in (record.id, *self._words(record))])
 
     @property
     def details(self) -> dict[str, str]:
-        """A digest of each item's report, class and file, by its id."""
-        return {
-            record.id: digest_words(
-                [str(record.data["text_path"]), str(record.data.get("class")), str(record.path.stat().st_size)]
-            )[:12]
-            for record in self._records
-        }
+        """A digest of each item's report, class, file and split, by its id."""
+        return {record.id: digest_words(self._words(record))[:12] for record in self._records}
+
+    def _words(self, record: Record) -> list[str]:
+        data = record.data
+        words = [str(data["text_path"]), str(data.get("class")), str(record.path.stat().st_size)]
+        # Runs that knew no splits keep their digests.
+        return words if self.splits is None else [*words, self.splits.get(str(data["patient_id"]), "none")]
 
     def prompt(self, index: int) -> str:
         """The report of an item; empty where it has none."""
         return str(self._records[index].data.get("prompt") or "")
+
+    def label(self, index: int) -> int | None:
+        """The class of an item; None where it is unknown."""
+        return self._records[index].data.get("class")
 
     def model_files(self) -> dict[str, str]:
         """Digest by file of the models that made the latents, as the first record tells them."""
