@@ -3,10 +3,13 @@
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from difflib import get_close_matches
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -17,6 +20,8 @@ COMMANDS = {
     "sample": "sample",
     "encode": "encode",
     "decode": "decode",
+    "classify": "classify",
+    "evaluate": "evaluate",
     "train": "train",
     "export": "export",
     "zoo": "zoo",
@@ -71,6 +76,9 @@ def ccella() -> None:
 
 def main() -> None:
     """Runs the command line and leaves with its exit code."""
+    # A scheduler's and a container's way to stop a process, which as the first process of a container would not die of
+    # it; as an interruption it leaves no temporary file behind.
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run())
 
 
@@ -95,6 +103,10 @@ def run(args: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return result if isinstance(result, int) else 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(f"Stopped by {signal.Signals(number).name}.")
 
 
 def _set_environment() -> None:

@@ -124,6 +124,13 @@ def model_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def classifier_option(default: str) -> Callable[[Command], Command]:
+    """`--model` of a command that needs a classifier; the variable speaks of models that make images."""
+    return click.option(
+        "--model", metavar="NAME", help=f"A classifier: family, family/variant or ./directory.  [default: {default}]"
+    )
+
+
 def resolve_model(name: str | None) -> Card:
     """The card of `--model`, or of the default, which is said."""
     if name is None:

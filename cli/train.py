@@ -1,66 +1,30 @@
 """`ccella train`: the parts of a model, on one's own data."""
 
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..imaging.errors import InputError
 from ..zoo.registry import find_card
-from .notes import say, set_verbosity
-from .options import Command, device_option, model_option, output_option, resolve_model, seed_option, stream_options
+from .notes import say
+from .options import classifier_option, model_option, output_option, resolve_model, seed_option, stream_options
 from .output import Output
+from .training_options import choose_card, parse_allowed, parse_options, training_options
 
 if TYPE_CHECKING:
     from ..training.task import Progress
-    from ..zoo.card import Card
+
+
+CLASSIFIER = "classifier"
 
 
 @click.group()
 def command() -> None:
     """Train a part of a model; the result is a model folder for --model.
 
-    The order is autoencoder, text-encoder (or one from elsewhere), then `ccella encode`, then denoiser.
+    The order is autoencoder, text-encoder (or one from elsewhere), then `ccella encode`, then denoiser. A
+    classifier stands by itself.
     """
-
-
-def training_options(command: Command) -> Command:
-    """What every part's training takes."""
-    for option in (
-        click.option("--allow-options", is_flag=True, help="With --resume: options may differ from those of the run."),
-        click.option("--allow-world-size", is_flag=True, help="With --resume: another number of processes."),
-        click.option("--allow-data", is_flag=True, help="With --resume: other exams."),
-        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint; the result is the same."),
-        click.option(
-            "--finetune/--from-scratch", default=None,
-            help="Start from the model's own weights, or from random ones.  [default: --from-scratch]",
-        ),
-        click.option(
-            "--set", "settings", metavar="KEY=VALUE", multiple=True,
-            help="Any option of the training, such as learning_rate=1e-4; may be repeated.",
-        ),
-        click.option(
-            "--config", metavar="FILE.toml|RECIPE",
-            help="Options of the training, from a file or a published recipe such as ccella-pp; the command line "
-            "overrules it.",
-        ),
-        click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed of weights, data order and noise."),
-        click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Items per step."),
-        click.option(
-            "--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N",
-            help="Passes over the exams, instead of --steps.",
-        ),
-        click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the whole run."),
-        click.option(
-            "--precision", type=click.Choice(("auto", "fp32", "bf16", "fp16")), default="auto",
-            help="Number format; auto takes the model's.",
-        ),
-        device_option,
-    ):  # fmt: skip
-        command = option(command)
-    return command
 
 
 @command.command("autoencoder")
@@ -160,52 +124,64 @@ def train_text_encoder_command(
             output.add_row("text_encoder", summary["recipe"]["steps"], summary["seconds"], out)
 
 
-def choose_card(model: str | None, config: str | None) -> "Card":
-    """The card of `--model`, or of the default, with the changes that the recipe makes to it."""
-    from ..training.processes import is_first_process
-    from ..training.recipes import apply_recipe
+@command.command("classifier")
+@click.option(
+    "--train",
+    "training",
+    required=True,
+    multiple=True,
+    metavar="EXAMS",
+    type=click.Path(path_type=Path),
+    help="Labelled exams to learn from: a folder or manifest, of real or synthetic exams; repeat it to mix them.",
+)
+@click.option(
+    "--val",
+    "validation",
+    required=True,
+    multiple=True,
+    metavar="EXAMS",
+    type=click.Path(path_type=Path),
+    help="Labelled exams of other patients, by which the weights to keep are chosen.",
+)
+@output_option("Model folder; made where missing.")
+@classifier_option(CLASSIFIER)
+@click.option("--init", "start", metavar="MODEL", help="Start from this classifier: --model MODEL --finetune.")
+@click.option("--channels", metavar="A,B,..", help="Sequences to look at, such as t2w.  [default: all of the model's]")
+@training_options
+@stream_options
+def train_classifier_command(
+    training: tuple[Path, ...],
+    validation: tuple[Path, ...],
+    out: Path,
+    model: str | None,
+    start: str | None,
+    channels: str | None,
+    config: str | None,
+    resume: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a classifier of exams, or fine-tune one.
 
-    if not is_first_process():
-        # Started once per device: one process speaks for all.
-        set_verbosity(-1)
-    card = resolve_model(model)
-    return card if config is None else apply_recipe(card, config)
+    The model gives the architecture, image grid and default options: classifier (the published one, the default),
+    classifier/phantom, or a classifier that was trained before.
+    """
+    from ..imaging.exams import find_exams
+    from ..training.classifier import STAGE, ClassifierTraining, classifier_defaults, select_channels, train_classifier
+    from ..training.config import resolve_options
 
-
-def parse_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The training options that were given, by name: those with an option of their own, and those of `--set`."""
-    named = {
-        "steps": given["steps"],
-        "epochs": given["epochs"],
-        "initial": {None: None, True: "card", False: "scratch"}[given["finetune"]],
-        "batch_size": given["batch_size"],
-        "seed": given["seed"],
-        "device": None if given["device"] == "auto" else given["device"],
-        "precision": None if given["precision"] == "auto" else given["precision"],
-    }
-    explicit = {name: value for name, value in named.items() if value is not None}
-    for setting in given["settings"]:
-        name, equals, text = setting.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise InputError(f"--set {setting!r} is not KEY=VALUE.", "Write for example --set learning_rate=1e-4.")
-        if name in explicit:
-            raise InputError(f"{name} is given twice.", "Give it once.")
-        explicit[name] = parse_value(text.strip())
-    return explicit
-
-
-def parse_allowed(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """What may differ from the run that is resumed."""
-    return tuple(name for name in ("options", "world_size", "data") if given[f"allow_{name}"])
-
-
-def parse_value(text: str) -> Any:
-    """A value as TOML writes it; a bare word is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    if start is not None and (model is not None or given["finetune"] is False):
+        raise click.UsageError("--init says where to start: leave out --model and --from-scratch.")
+    card = choose_card(start or model or CLASSIFIER, config)
+    if channels is not None:
+        card = select_channels(card, [name.strip() for name in channels.split(",")])
+    finetune = start is not None or bool(given["finetune"])
+    explicit = parse_options({**given, "finetune": finetune or None})
+    options = resolve_options(ClassifierTraining, STAGE, classifier_defaults(card, finetune=finetune), explicit, config)
+    names = card.image.channel_names
+    learnt, judged = ([exam for path in paths for exam in find_exams(path, names)] for paths in (training, validation))
+    progress = train_classifier(card, learnt, judged, out, options, resume=resume, log=say, allow=parse_allowed(given))
+    _print_result(STAGE, out, progress, as_json)
 
 
 def _print_result(part: str, out: Path, progress: "Progress", as_json: bool) -> None:

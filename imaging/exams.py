@@ -14,7 +14,7 @@ from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifest
 from .spec import Channel, ImageSpec
 from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
 
-__all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exam"]
+__all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exam", "read_aligned"]
 
 RUN_MANIFEST = "manifest.jsonl"
 # An image in this unit whose largest values stay below the number is in another unit.
@@ -96,6 +96,28 @@ def _map_to(volume: Volume, reference: Volume, exam: Exam, channel: Channel) -> 
         raise InputError(f"Exam {exam.id!r}, channel {channel.name!r}: {error.message}", error.remedy) from error
 
 
+def read_aligned(exam: Exam, spec: ImageSpec) -> tuple[list[Volume], Volume]:
+    """Reads an exam's channels onto the grid of the first one, reoriented.
+
+    Args:
+        exam: What to read.
+        spec: A 3-D image: axes `xyz`.
+
+    Returns:
+        The channels in the order of `spec`, in their units, and the first one as it lies on disk.
+
+    Raises:
+        InputError: A file cannot be used, the channels do not overlap in space or a unit is wrong, or the image of
+            `spec` is not 3-D.
+    """
+    if spec.axes != "xyz":
+        raise InputError(f"An exam cannot be put on a grid with axes {spec.axes!r}.", "Use a model of volumes ('xyz').")
+    source = _read_channel(exam, spec.channels[0])
+    reference = reorient(source, spec.orientation or source.orientation)
+    others = [_map_to(_read_channel(exam, channel), reference, exam, channel) for channel in spec.channels[1:]]
+    return [reference, *others], source
+
+
 def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
     """Reads an exam and puts it on a model's grid.
 
@@ -113,24 +135,15 @@ def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
         InputError: A file cannot be used, the channels do not overlap in space, a channel has no contrast or a wrong
             unit, or the image of `spec` is not 3-D.
     """
-    if spec.axes != "xyz":
-        raise InputError(f"An exam cannot be put on a grid with axes {spec.axes!r}.", "Use a model of volumes ('xyz').")
-    first: Volume | None = None
+    channels, source = read_aligned(exam, spec)
     grid: Volume | None = None
     arrays, params, percentiles = [], [], []
-    for channel in spec.channels:
-        volume = _read_channel(exam, channel)
-        if first is None:
-            first = volume
-            volume = reorient(volume, spec.orientation or volume.orientation)
-            reference = volume
-        else:
-            volume = _map_to(volume, reference, exam, channel)
+    for channel, volume in zip(spec.channels, channels, strict=True):
         try:
             unit, bounds = parse_intensity(channel.intensity).apply(volume.data)
         except InputError as error:
             raise InputError(f"Exam {exam.id!r}, channel {channel.name!r}: {error.message}", error.remedy) from error
-        mapped = Volume(unit, reference.affine)
+        mapped = Volume(unit, volume.affine)
         if spec.spacing_mm is not None:
             mapped = resample_spacing(mapped, spec.spacing_mm)
         grid = crop_or_pad(mapped, spec.shape, fill=0.0)
@@ -139,6 +152,5 @@ def load_exam(exam: Exam, spec: ImageSpec) -> PreparedExam:
         params.append(bounds)
         values = np.percentile(volume.data, PERCENTILES)
         percentiles.append({f"p{q:g}": float(value) for q, value in zip(PERCENTILES, values, strict=True)})
-    if first is None or grid is None:
-        raise InputError("The image has no channel.", "Name at least one channel.")
-    return PreparedExam(np.stack(arrays), grid.affine, params, first.shape, first.affine, percentiles)
+    assert grid is not None  # an ImageSpec has a channel
+    return PreparedExam(np.stack(arrays), grid.affine, params, source.shape, source.affine, percentiles)

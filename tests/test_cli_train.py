@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccella.cli.train import parse_options, parse_value
+from ccella.cli.training_options import parse_options, parse_value
 from ccella.imaging.errors import InputError
 
 NOTHING = dict.fromkeys(("steps", "batch_size", "seed", "epochs", "finetune")) | {

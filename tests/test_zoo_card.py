@@ -22,7 +22,7 @@ def failure(changed):
 
 
 def test_the_zoo_has_the_published_models_and_the_bundled_one():
-    assert list(CARDS) == ["ccella", "ccella-pp", "ccella-pp/phantom"]
+    assert list(CARDS) == ["ccella", "ccella-pp", "ccella-pp/phantom", "classifier", "classifier/phantom"]
 
 
 @pytest.mark.parametrize(("model", "channels"), [("ccella", 4), ("ccella-pp", 12)])

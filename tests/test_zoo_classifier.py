@@ -1,0 +1,76 @@
+"""The classifier family: the published network, and cards that do not fit."""
+
+import copy
+
+import pytest
+import torch
+
+from ccella.zoo.card import Card, Part, parse_card
+from ccella.zoo.errors import CardError
+from ccella.zoo.family import load_family
+from ccella.zoo.registry import find_card
+
+FAMILY = load_family("classifier")
+
+
+def changed(card: Card, **config: object) -> Part:
+    part = card.part("classifier")
+    return Part(part.name, part.architecture, {**part.config, **config}, (), "")
+
+
+def test_the_published_card_is_efficientnet_b0() -> None:
+    """4.69 million parameters (the paper's network), and the names and shapes that MONAI's own B0 has."""
+    from monai.networks.nets.efficientnet import EfficientNetBN
+
+    card = find_card("classifier")
+    with torch.device("meta"):
+        network = FAMILY.build(card.part("classifier"))
+        published = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=3, num_classes=2)
+    assert sum(value.numel() for value in network.parameters()) == 4_692_670
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in published.state_dict().items()}
+    # What has no weights: strides, padding, drop rates.
+    assert str(network).split("\n")[1:] == str(published).split("\n")[1:]
+
+
+def test_the_published_card_says_what_the_paper_says() -> None:
+    card = find_card("classifier")
+    options = card.training["classifier"]
+    assert (card.image.shape, card.image.spacing_mm) == ((256, 256, 32), (0.5, 0.5, 3.0))
+    assert (options["steps"], options["batch_size"], options["learning_rate"]) == (16000, 32, 1e-4)
+    assert (options["lr_schedule"], options["lr_power"]) == ("polynomial", 2.0)
+    assert card.training["classifier_finetuning"]["learning_rate"] == 1e-5
+    # Every 5 epochs of the paper's 3324 exams in batches of 32, to the nearest step.
+    assert options["validate_every"] == round(5 * 3324 / 32)
+
+
+@pytest.mark.parametrize("name", ["classifier", "classifier/phantom"])
+def test_the_cards_fit_their_image(name: str) -> None:
+    card = find_card(name)
+    FAMILY.check_grid(card.part("classifier"), card.image)
+
+
+def test_a_classifier_makes_no_images() -> None:
+    with pytest.raises(CardError, match="classifier/phantom makes no images"):
+        _ = find_card("classifier/phantom").latent
+
+
+@pytest.mark.parametrize("config", [{"in_channels": 1}, {"spatial_dims": 2}])
+def test_a_network_that_does_not_fit_its_image(config: dict[str, int]) -> None:
+    card = find_card("classifier/phantom")
+    with pytest.raises(CardError):
+        FAMILY.check_grid(changed(card, **config), card.image)
+
+
+def test_a_grid_that_cannot_be_halved_five_times() -> None:
+    document = copy.deepcopy(dict(find_card("classifier/phantom").document))
+    document["image"]["shape"] = [64, 64, 24]
+    card = parse_card(document, find_card("classifier").directory / "card.toml")
+    with pytest.raises(CardError, match="divides every axis by 32"):
+        FAMILY.check_grid(card.part("classifier"), card.image)
+
+
+@pytest.mark.parametrize("config", [{"widht": 1.0}, {"width": "1"}, {"dropout": -0.1}, {"classes": True}])
+def test_configs_that_mean_nothing(config: dict[str, object]) -> None:
+    with pytest.raises(CardError):
+        FAMILY.build(changed(find_card("classifier/phantom"), **config))

@@ -1,0 +1,5 @@
+"""Classifiers of exams: image in, class out."""
+
+from .network import build, check_grid
+
+__all__ = ["build", "check_grid"]
