@@ -7,8 +7,9 @@ final name.
 
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,27 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+def _stem(path: Path) -> str:
+    """How a temporary name of `path` begins; a long name is cut to stay inside the usual 255-byte limit."""
+    return f".{path.name.encode()[:180].decode(errors='ignore')}."
+
+
 def _temporary(path: Path) -> Path:
-    """Names a hidden neighbour of `path`; a long name is cut to stay inside the usual 255-byte limit."""
-    stem = path.name.encode()[:180].decode(errors="ignore")
-    return path.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
+    """Names a hidden neighbour of `path`."""
+    return path.with_name(f"{_stem(path)}{secrets.token_hex(4)}{PART_SUFFIX}")
+
+
+def remove_remains(paths: Iterable[Path]) -> None:
+    """Removes the temporary files of `paths` that killed processes left; no living process may be writing these."""
+    folders: dict[Path, set[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, set()).add(_stem(path))
+    ending = re.compile("[0-9a-f]{8}" + re.escape(PART_SUFFIX))
+    for folder, stems in folders.items():
+        for file in folder.iterdir() if folder.is_dir() else ():
+            match = ending.search(file.name)
+            if match and match.end() == len(file.name) and file.name[: match.start()] in stems:
+                file.unlink(missing_ok=True)
 
 
 @contextmanager

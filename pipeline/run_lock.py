@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ..imaging.locks import FileLock, LockUnsupportedError
 from .errors import RunFolderError
-from .locks import FileLock, LockUnsupportedError
 from .seeds import Shard
 
 SETUP_WAIT_S = 30.0

@@ -1,7 +1,9 @@
 """Fixtures shared by several rooms: a whole model folder with random weights, and a few small exams."""
 
 import copy
+import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +305,18 @@ def five(stages, prompts, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("five") / "run"
     stages.sample(prompts, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The command line in processes that can be killed at an exact place; see command_server.py."""
+    spec = importlib.util.spec_from_file_location("command_server", Path(__file__).with_name("command_server.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    program = module.Program(tmp_path_factory.mktemp("streams"))
+    yield program
+    program.close()

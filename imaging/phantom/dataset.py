@@ -15,19 +15,21 @@ import io
 import json
 import multiprocessing
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..atomic import write_json, write_text
+from ..atomic import remove_remains, write_json, write_text
 from ..errors import InputError
 from ..files import read_volume, write_volume
+from ..locks import FileLock, LockUnsupportedError
 from .exam import check_request, exam_findings, exam_id, make_exam
 from .findings import Findings
 from .parameters import load_parameters
@@ -45,6 +47,7 @@ MARKSHEET_COLUMNS = (
     "case_csPCa",
     "center",
 )
+MARKSHEET_WAIT_S = 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -80,6 +83,10 @@ class _Request:
     @property
     def report(self) -> Path:
         return self.out / "reports" / f"{self.id}.txt"
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.images.values(), *self.masks.values(), self.findings, self.report]
 
 
 def write_phantoms(
@@ -135,6 +142,7 @@ def write_phantoms(
 
 def _write_all(out: Path, requests: Sequence[_Request], workers: int) -> Iterator[dict[str, Any]]:
     rows: dict[tuple[str, str], dict[str, str]] = {}
+    remove_remains(path for request in requests for path in request.files)
     try:
         for record, row in _results(requests, workers):
             rows[row["patient_id"], row["study_id"]] = row
@@ -142,7 +150,8 @@ def _write_all(out: Path, requests: Sequence[_Request], workers: int) -> Iterato
     finally:
         # Also when the caller stops early, so that what is there can be used.
         if rows:
-            _write_marksheet(out / "marksheet.csv", rows)
+            with _marksheet_lock(out):
+                _write_marksheet(out / "marksheet.csv", rows)
 
 
 def _results(requests: Sequence[_Request], workers: int) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
@@ -150,13 +159,25 @@ def _results(requests: Sequence[_Request], workers: int) -> Iterator[tuple[dict[
         yield from map(_write_exam, requests)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(requests)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(requests)), context, _leave_with_parent) as pool:
         with _one_thread():
             results = pool.map(_write_exam, requests)
         try:
             yield from results
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the process that started it dies: a killed one cannot say that there is no more work."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -245,8 +266,23 @@ def _marksheet_row(request: _Request, findings: Findings) -> dict[str, str]:
     }
 
 
+@contextmanager
+def _marksheet_lock(out: Path) -> Iterator[None]:
+    """Lets the processes that write pieces of one collection merge their rows one after another."""
+    (out / ".ccella").mkdir(exist_ok=True)
+    lock = FileLock(out / ".ccella" / "marksheet.lock")
+    try:
+        # Merging takes milliseconds; a file system without locks is used as it is.
+        with suppress(LockUnsupportedError):
+            lock.acquire(wait_s=MARKSHEET_WAIT_S)
+        yield
+    finally:
+        lock.release()
+
+
 def _write_marksheet(path: Path, rows: Mapping[tuple[str, str], dict[str, str]]) -> None:
     """Merges `rows` into the marksheet, so that a collection can grow in pieces; sorted by patient and study."""
+    remove_remains([path])
     merged: dict[tuple[str, str], dict[str, str]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:

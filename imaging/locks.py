@@ -1,4 +1,4 @@
-"""Locks on a run folder, held by the kernel: a killed process leaves none behind."""
+"""Locks on folders that several processes write to, held by the kernel: a killed process leaves none behind."""
 
 import errno
 import os
