@@ -44,6 +44,8 @@ def evaluate_predictions(
     """
     known = read_labels(labels) if labels is not None else None
     tables = [read_predictions(source, known) for source in (path, other) if source is not None]
+    if len(tables) == 2:
+        check_same_exams(tables[0], tables[1])
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "predictions",
@@ -83,7 +85,6 @@ def _bootstrap(table: Predictions, threshold: float, repeats: int, seed: int) ->
 
 
 def _compare(first: Predictions, second: Predictions, threshold: float, repeats: int, seed: int) -> dict[str, Any]:
-    check_same_exams(first, second)
     if min(int(first.labels.sum()), int((1 - first.labels).sum())) < 2:
         raise InputError(f"{first.source} has fewer than two exams of a class.", "DeLong's test needs two of each.")
     comparison = compare_areas(first.labels, first.probabilities, second.probabilities)

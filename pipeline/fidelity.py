@@ -37,8 +37,10 @@ def compare_features(real: np.ndarray, synthetic: np.ndarray, *, seed: int, neig
     if real.shape != synthetic.shape:
         raise ValueError(f"Features of shapes {real.shape} and {synthetic.shape} are of different numbers.")
     exams, per_exam, d = real.shape
-    full = _figures(_rows(real), _rows(synthetic), neighbours)
-    half, floor = _halves(real, synthetic, seed, neighbours)
+    # The same neighbours in halves as in the whole, so few exams have fewer.
+    k = min(NEIGHBOURS, exams // 2 * per_exam - 1) if neighbours else 0
+    full = _figures(_rows(real), _rows(synthetic), k)
+    half, floor = _halves(real, synthetic, seed, k)
     subsets = subset_distances(_rows(real), _rows(synthetic), subsets=SUBSETS, seed=seed, group_size=per_exam)
     result: dict[str, Any] = {"n": exams * per_exam, "exams": exams, "d": d, "half_n": exams // 2 * per_exam}
     for name, value in full.items():
@@ -52,6 +54,7 @@ def compare_features(real: np.ndarray, synthetic: np.ndarray, *, seed: int, neig
     # The kernel distance does not depend on the number, so its subsets speak of the value itself.
     result["kid"] |= {"interval": _range(subsets), "sd": float(subsets.std()), "subsets": SUBSETS}
     if neighbours:
+        result["neighbours"] = k
         result["nearest_real"] = nearest_in_features(_rows(real), _rows(synthetic))
     return result
 
@@ -64,25 +67,24 @@ def nearest_in_features(real: np.ndarray, synthetic: np.ndarray) -> dict[str, fl
     return {"synthetic": float(np.median(between)), "real": float(np.median(within.min(1)))}
 
 
-def _figures(real: np.ndarray, synthetic: np.ndarray, neighbours: bool) -> dict[str, float]:
+def _figures(real: np.ndarray, synthetic: np.ndarray, k: int) -> dict[str, float]:
     figures = {"fid": frechet_distance(real, synthetic), "kid": kernel_distance(real, synthetic)}
-    return figures | (asdict(overlap(real, synthetic, NEIGHBOURS)) if neighbours and len(real) > NEIGHBOURS else {})
+    return figures | (asdict(overlap(real, synthetic, k)) if k else {})
 
 
 def _halves(
-    real: np.ndarray, synthetic: np.ndarray, seed: int, neighbours: bool
+    real: np.ndarray, synthetic: np.ndarray, seed: int, k: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     exams = len(real)
     size = exams // 2
-    neighbours = neighbours and size * real.shape[1] > NEIGHBOURS
     half: list[dict[str, float]] = []
     floor: list[dict[str, float]] = []
     for _ in range(HALVINGS):
         order, other = rng.permutation(exams), rng.permutation(exams)[:size]
         first, second = _rows(real[order[:size]]), _rows(real[order[size : 2 * size]])
-        half.append(_figures(first, _rows(synthetic[other]), neighbours))
-        floor.append(_figures(first, second, neighbours))
+        half.append(_figures(first, _rows(synthetic[other]), k))
+        floor.append(_figures(first, second, k))
     first_half, first_floor = (
         {name: np.array([row[name] for row in rows]) for name in rows[0]} for rows in (half, floor)
     )

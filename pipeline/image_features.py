@@ -118,6 +118,8 @@ def choose_slices(stack: np.ndarray) -> np.ndarray:
 
 
 def _choose_kept(images: ImageSet, drawn: Sequence[int], seed: int) -> set[int]:
+    if not drawn:
+        return set()
     size = 2 * int(np.prod(images.spec.array_shape))
     count = max(2, min(KEPT, len(drawn), KEPT_BYTES // size))
     return set(np.random.default_rng(seed).choice(np.asarray(drawn), count, replace=False).tolist())

@@ -31,7 +31,7 @@ def write_prediction_report(path: Path, document: Mapping[str, Any], tables: Seq
     parts = [
         paragraph(
             f"{first['exams']} exams of {first['patients']} patients, {first['positives']} positive; called positive "
-            f"from {document['threshold']:g} on. Intervals: 95 %, {document['bootstrap']['repeats']} resamples of patients."
+            f"from {document['threshold']:g} on. Intervals: 95 %, {document['bootstrap']['repeats']} resamples."
         ),
         heading("Curves"),
         side_by_side(_roc(tables), _precision_recall(tables)),
