@@ -1,9 +1,11 @@
 """`ccella zoo pull`, `verify`, `bundle` and `unbundle`: weights onto this machine, and what they are."""
 
 import sys
+from pathlib import Path
 
 import click
 
+from ..zoo.bundle import unpack_bundle, write_bundle
 from ..zoo.card import Card, Licence
 from ..zoo.download import PulledFile, accept_licence, pull
 from ..zoo.errors import DigestMismatchError, WeightsMissingError
@@ -73,6 +75,45 @@ def verify_models(names: tuple[str, ...], as_json: bool) -> None:
             f"{len(wrong)} files are missing: {', '.join(str(state.path) for state in wrong)}.",
             f"With network access run: ccella zoo pull {' '.join(names)}",
         )
+
+
+@click.command("bundle")
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "-o", "--output", "out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file to write."
+)
+@stream_options
+def bundle_model(name: str, out: Path, as_json: bool) -> None:
+    """Write all weights of MODEL that are on this machine into one FILE, for a host without a network."""
+    card = find_card(name)
+    bundle, sha256 = write_bundle(card, out)
+    size = out.stat().st_size
+    say(f"Licence: {card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip())
+    say(f"On the other host: ccella zoo unbundle {out.name} --sha256 {sha256}{' -o DIR' if bundle.has_folder else ''}")
+    with Output("model", "files", "MB", "sha256", "bundle", as_json=as_json) as output:
+        if as_json:
+            files = [file.path for file in bundle.files]
+            output.add_object({"model": card.id, "files": files, "size": size, "sha256": sha256, "path": str(out)})
+        else:
+            output.add_row(card.id, len(bundle.files), f"{size / 1e6:.1f}", sha256, out)
+
+
+@click.command("unbundle")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--sha256", metavar="HEX", help="What the whole FILE must hash to, as `zoo bundle` printed it.")
+@click.option(
+    "-o", "--output", "out", metavar="DIR", type=click.Path(path_type=Path),
+    help="Model folder to make; needed for a model that is not one of the zoo's own.",
+)  # fmt: skip
+@stream_options
+def unbundle_model(source: Path, sha256: str | None, out: Path | None, as_json: bool) -> None:
+    """Unpack a FILE of `zoo bundle`: Hub files into the cache, a model folder into DIR; every content is hashed."""
+    with Output("file", "sha256", "path", as_json=as_json) as output:
+        for file, path in unpack_bundle(source, out, sha256=sha256):
+            if as_json:
+                output.add_object({"file": file.path, "repo": file.repo, "sha256": file.sha256, "path": str(path)})
+            else:
+                output.add_row(file.path, file.sha256, path)
 
 
 def _announce(card: Card) -> None:

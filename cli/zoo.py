@@ -15,7 +15,7 @@ from ..zoo.registry import availability, find_card, list_cards
 from .notes import say
 from .options import output_option, stream_options
 from .output import Output, write_line
-from .weights import pull_model, verify_models
+from .weights import bundle_model, pull_model, unbundle_model, verify_models
 
 
 @click.group()
@@ -23,7 +23,7 @@ def command() -> None:
     """List, pull, check, import and publish models."""
 
 
-for _member in (pull_model, verify_models):
+for _member in (pull_model, verify_models, bundle_model, unbundle_model):
     command.add_command(_member)
 
 
