@@ -9,7 +9,9 @@ import torch
 
 from ccella.zoo.errors import CardError
 from ccella.zoo.families.ccella.autoencoder import build_autoencoder
+from ccella.zoo.families.ccella.config import UNetConfig
 from ccella.zoo.families.ccella.denoiser import build_denoiser
+from ccella.zoo.families.ccella.unet import UNet
 
 DATA = Path(__file__).parent / "data"
 FULL_AUTOENCODER = {"channels": [64, 128, 256], "num_res_blocks": [2, 2, 2]}
@@ -167,3 +169,25 @@ def test_missing_tables_and_keys_are_named():
     with pytest.raises(CardError, match="unknown key `chanels`") as caught:
         build_autoencoder({"chanels": [8, 16]})
     assert "channels" in caught.value.remedy
+
+
+def test_coordinates_are_the_voxels_centres_and_widen_the_first_convolution_alone() -> None:
+    numbers = {
+        "in_channels": 2, "out_channels": 2, "channels": (8, 16), "num_res_blocks": (1, 1),
+        "attention_levels": (False, True), "num_head_channels": 8, "norm_num_groups": 8,
+    }  # fmt: skip
+    plain, located = (UNet(UNetConfig(**numbers, coordinates=on), context_width=None) for on in (False, True))
+    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (plain, located)]
+    assert {name for name in shapes[0] if shapes[0][name] != shapes[1][name]} == {"conv_in.conv.weight"}
+    assert located.conv_in.conv.in_channels == 5
+
+    seen = []
+    located.conv_in.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    z = torch.zeros(2, 2, 4, 2, 8)
+    with torch.no_grad():
+        located(z, torch.tensor([1, 2]), None, torch.zeros(2, 2), torch.ones(2, 3))
+    x, y, last = seen[0][1, 2:]
+    assert x[:, 0, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
+    assert y[0, :, 0].tolist() == [-0.5, 0.5]
+    assert last[0, 0].tolist() == [-0.875 + 0.25 * place for place in range(8)]
+    assert torch.equal(x, x[:, :1, :1].expand_as(x))

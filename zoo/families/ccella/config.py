@@ -77,7 +77,12 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Numbers of the U-Net; its context width and class count come from the adapter's table."""
+    """Numbers of the U-Net; its context width and class count come from the adapter's table.
+
+    With `coordinates`, the first convolution also sees where each latent voxel lies (Liu et al. 2018, "An intriguing
+    failing of convolutional neural networks and the CoordConv solution"): left and right of a symmetric anatomy look
+    alike, and a small U-Net hardly learns them from the zeros beyond the border.
+    """
 
     in_channels: int
     out_channels: int
@@ -89,6 +94,7 @@ class UNetConfig:
     norm_eps: float = 1e-6
     transformer_num_layers: int = 1
     spatial_dims: int = 3
+    coordinates: bool = False
 
     def __post_init__(self) -> None:
         check_same_length("num_res_blocks", self.num_res_blocks, self.channels)

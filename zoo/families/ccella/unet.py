@@ -31,7 +31,7 @@ class UNet(DiffusionModelUNetMaisi):
     def __init__(self, config: UNetConfig, context_width: int | None, classes: int = 2) -> None:
         super().__init__(
             spatial_dims=config.spatial_dims,
-            in_channels=config.in_channels,
+            in_channels=config.in_channels + (config.spatial_dims if config.coordinates else 0),
             out_channels=config.out_channels,
             num_res_blocks=config.num_res_blocks,
             num_channels=config.channels,
@@ -89,7 +89,17 @@ class UNet(DiffusionModelUNetMaisi):
         spacing = (spacing_mm * SPACING_SCALE).to(z.dtype)
         parts = [time, self.pirads_layer(class_input.to(z.dtype)), self.spacing_layer(spacing)]
         embedding = torch.cat(parts, dim=1)
-        h, skips = self._apply_down_blocks(self.conv_in(z), embedding, context, None)
+        seen = torch.cat([z, _coordinates(z)], dim=1) if self.config.coordinates else z
+        h, skips = self._apply_down_blocks(self.conv_in(seen), embedding, context, None)
         h = self.middle_block(h, embedding, context)
         prediction: Tensor = self.out(self._apply_up_blocks(h, embedding, context, skips))
         return prediction
+
+
+def _coordinates(z: Tensor) -> Tensor:
+    """Centre of each voxel along each axis, -1 to 1 from border to border: [B, axes, ...] for latents [B, C, ...]."""
+    axes = []
+    for axis, size in enumerate(z.shape[2:]):
+        line = (2 * torch.arange(size, device=z.device, dtype=torch.float32) + 1) / size - 1
+        axes.append(line.view([-1 if a == axis else 1 for a in range(z.ndim - 2)]).expand(z.shape[2:]))
+    return torch.stack(axes).to(z.dtype).expand(z.shape[0], -1, *z.shape[2:])
