@@ -59,8 +59,11 @@ class _Encoder:
         stored = text_path(text, self.text_encoder.digest)
         cut = self.text_encoder.count_tokens(text).truncated
         if not self._is_whole(stored):
-            embedding = self.text_encoder.encode([text])[0]
-            self.run.write_file(self.run.path / stored, lambda path: write_tensors(path, {"embedding": embedding}))
+            # Half as many bytes, and nothing lost: the encoder computed in this format.
+            embedding, dtype = self.text_encoder.encode([text])[0], self.text_encoder.dtype
+            self.run.write_file(
+                self.run.path / stored, lambda path: write_tensors(path, {"embedding": embedding}, dtype)
+            )
         return stored, cut
 
     def encode(self, exam: Exam) -> Record:

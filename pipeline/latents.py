@@ -20,9 +20,9 @@ def latent_name(item_id: str) -> str:
     return f"{item_id}_latent.safetensors"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes float32 tensors, whole or not at all; the same tensors give the same bytes."""
-    stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Writes tensors of one type, whole or not at all; the same tensors give the same bytes."""
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(stored))
 
 

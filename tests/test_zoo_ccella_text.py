@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from ccella.zoo.errors import DigestMismatchError, WeightsMissingError
+from ccella.zoo.errors import CardError, DigestMismatchError, WeightsMissingError
 from ccella.zoo.families.ccella.text import TextEncoder, TokenCount, digest_folder
+from ccella.zoo.families.ccella.text_placement import free_memory, spread, weight_bytes
 
 WORDS = ["<pad>", "</s>", "<unk>", "lesion", "left", "right", "apex", "no", "zone"]
 CONFIG = {
@@ -147,3 +148,40 @@ def test_a_wrong_digest_is_refused(folder):
     assert TextEncoder.from_folder(folder, digest=digest_folder(folder)).digest == digest_folder(folder)
     with pytest.raises(DigestMismatchError, match="expected 00"):
         TextEncoder.from_folder(folder, digest="00")
+
+
+def test_bfloat16_is_near_float32_and_named_in_the_digest(folder):
+    whole, half = TextEncoder.from_folder(folder), TextEncoder.from_folder(folder, dtype="bfloat16")
+    assert (whole.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert half.digest == f"{whole.digest}/bfloat16"
+    one, other = whole.encode(["lesion left apex"])[0], half.encode(["lesion left apex"])[0]
+    assert other.dtype == torch.float32
+    assert torch.equal(other, other.bfloat16().float())
+    torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
+    with pytest.raises(CardError, match="dtype is 'int8'"):
+        TextEncoder.from_folder(folder, dtype="int8")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("free", [4000, 9000])
+def test_weights_that_do_not_fit_are_spread_and_give_the_same_features(folder, dtype, free, caplog):
+    """Real offloading by Accelerate: parts of the encoder lie on disk and come in layer by layer."""
+    here = TextEncoder.from_folder(folder, dtype=dtype)
+    spread_out = TextEncoder.from_folder(folder, dtype=dtype, free={"cpu": free})
+    assert "more than is free on cpu" in caplog.text
+    assert "disk" in spread_out.model.hf_device_map.values()
+    for text in ("lesion left apex", "", "no zone " * 300):
+        assert torch.equal(spread_out.encode([text])[0], here.encode([text])[0])
+
+
+def test_where_weights_go():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
+    assert spread(900, cpu, {"cpu": 1000}) is None
+    assert spread(950, cpu, {"cpu": 1000}) == {"cpu": 900}
+    assert spread(5000, gpu, {1: 1000, "cpu": 8000}) == {1: 900, "cpu": 7200}
+    assert list(free_memory(cpu)) == ["cpu"] and free_memory(cpu)["cpu"] > 1e8
+    # The published encoder: 4.76e9 weights (T5 1.1 XXL's encoder, with its embedding), two bytes each.
+    config = T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
+                      feed_forward_proj="gated-gelu", is_encoder_decoder=False)  # fmt: skip
+    with torch.device("meta"):
+        assert weight_bytes(T5EncoderModel(config), torch.bfloat16) == pytest.approx(9.52e9, rel=0.005)

@@ -155,6 +155,7 @@ def load_text_encoder(card: Card, *, device: str = "cpu") -> "TextEncoder":
             "Keep its files in one folder of the card.",
         )
     encoder: TextEncoder = load_family(card.family).TextEncoder.from_folder(
-        folders.pop(), window=int(part.config.get("window", 512)), device=device
-    )
+        folders.pop(), window=int(part.config.get("window", 512)), device=device,
+        dtype=part.config.get("dtype", "float32"),
+    )  # fmt: skip
     return encoder
