@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "export",
     "zoo": "zoo",
     "phantom": "phantom",
+    "bench": "bench",
 }
 
 

@@ -147,6 +147,17 @@ device_option = click.option(
 )  # fmt: skip
 
 
+preset_option = click.option(
+    "--preset", metavar="NAME",
+    help="fast, balanced, paper: sampler, steps and guidance that the model's card names; see `ccella zoo show`.",
+)  # fmt: skip
+
+
+steps_option = click.option(
+    "--steps", type=click.IntRange(min=1), metavar="N", help="Sampling steps.  [default: the model's]"
+)
+
+
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
     help="Items at a time; does not change what comes out.",

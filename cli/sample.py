@@ -22,9 +22,11 @@ from .options import (
     compute_options,
     model_option,
     output_option,
+    preset_option,
     resolve_model,
     run_options,
     seeds_option,
+    steps_option,
     stream_options,
 )
 from .output import Output, print_records
@@ -59,11 +61,8 @@ DECIDED = (
     help="Voxel spacing in mm.  [default: the model's]",
 )  # fmt: skip
 @seeds_option
-@click.option(
-    "--preset", metavar="NAME",
-    help="fast, balanced, paper: sampler, steps and guidance that the model's card names; see `ccella zoo show`.",
-)  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Sampling steps.  [default: the model's]")
+@preset_option
+@steps_option
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampling algorithm.  [default: the model's]")
 @click.option(
     "--guidance", "guidance_scale", type=click.FloatRange(min=0), metavar="W",

@@ -2,7 +2,7 @@
 
 from .blocks import recomputed_blocks, sharded_blocks
 from .graphs import assemble, graphs, shape_multiple
-from .parts import build
+from .parts import build, text_width
 from .stages import (
     Conditions,
     Plan,
@@ -29,6 +29,7 @@ __all__ = [
     "scale_latent",
     "shape_multiple",
     "sharded_blocks",
+    "text_width",
     "training_forward",
     "unscale_latent",
 ]

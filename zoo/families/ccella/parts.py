@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ...card import Part
+from ...card import Card, Part
 from ...errors import CardError
 from .autoencoder import build_autoencoder
 from .denoiser import build_denoiser
@@ -22,3 +22,8 @@ def build(part: Part) -> nn.Module:
             f"This family builds: {', '.join(_BUILDERS)}.",
         )
     return _BUILDERS[part.architecture](part.config)
+
+
+def text_width(card: Card) -> int:
+    """Features per token that the card's denoiser expects of a text encoder."""
+    return int(card.part("denoiser").config["adapter"]["text_width"])
