@@ -1,39 +1,29 @@
-"""The reader for prompt fidelity: a small segmentation network that has seen phantoms only, no generated image."""
+"""Trains the reader for prompt fidelity, which has seen phantoms only and no generated image, again.
 
-from collections.abc import Iterator, Mapping, Sequence
+python bench/reader.py --training data/phantom -o zoo/bundled/phantom-reader.safetensors
+"""
+
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets.unet import UNet
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ccella.imaging.exams import find_exams, load_exam
 from ccella.imaging.files import read_volume
 from ccella.imaging.phantom.findings import Findings
 from ccella.imaging.spec import ImageSpec
-from ccella.metrics.prompt_fidelity import Reading, read_exam
+from ccella.zoo.loading import sha256_file
+from ccella.zoo.phantom_reader import POOL, build_reader, pool
+from ccella.zoo.registry import DEFAULT_MODEL, find_card
 
 STEPS = 900
 BATCH = 4
-# The reader looks at pairs of pixels: voxels of 3 mm along each axis are enough for lesions of 7 mm and more, at a
-# quarter of the work.
-POOL = 2
 # Background is most of a volume; lesions are the question.
 CLASS_WEIGHTS = (0.2, 1.0, 1.0, 3.0, 3.0)
-
-
-def build_reader() -> nn.Module:
-    """Three pooled sequences B 3 x y z in 0..1 to five class scores; about 0.3 M parameters."""
-    return UNet(
-        spatial_dims=3, in_channels=3, out_channels=5, channels=(16, 32, 48, 64), strides=(2, 2, 2), num_res_units=1,
-        norm=("instance", {"affine": True}),
-    )  # fmt: skip
-
-
-def pool(image: Tensor) -> Tensor:
-    """Means of POOL x POOL pixels in each axial slice, C x y z."""
-    return nn.functional.avg_pool3d(image, (POOL, POOL, 1))
 
 
 def truth_labels(anatomy: np.ndarray, lesions: np.ndarray, findings: Findings) -> np.ndarray:
@@ -93,32 +83,23 @@ def train_reader(images: Tensor, labels: Tensor, *, seed: int = 0, log: bool = T
     return network.eval()
 
 
-def load_or_train_reader(path: Path, folder: Path, spec: ImageSpec, count: int) -> nn.Module:
-    """The reader stored at `path`, or a newly trained one, which is then stored there."""
-    from safetensors.torch import load_file, save_file
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--training", type=Path, required=True, help="phantoms with their masks")
+    parser.add_argument("-n", type=int, default=600)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    spec = find_card(DEFAULT_MODEL).image
+    network = train_reader(*load_training_exams(options.training, spec, options.n))
+    write_tensors(options.output, network.state_dict())
+    print(f"{options.output}: SHA-256 {sha256_file(options.output)}, to be stated in zoo/phantom_reader.py")
 
-    if path.is_file():
-        network = build_reader()
-        network.load_state_dict(load_file(path), strict=True)
-        return network.eval()
-    network = train_reader(*load_training_exams(folder, spec, count))
+
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Stores the weights in half precision, as they ship."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), path)
-    return network
+    save_file({name: value.half().contiguous() for name, value in sorted(state.items())}, path)
 
 
-@torch.no_grad()
-def look(network: nn.Module, image: np.ndarray, spacing_mm: Sequence[float]) -> Reading:
-    """The reading of one exam [3, x, y, z] in 0..1 with ADC as its last sequence."""
-    pooled = pool(torch.from_numpy(image).float())
-    probabilities = network(pooled[None]).softmax(1)[0].numpy()
-    return read_exam(probabilities, pooled[2].numpy(), (spacing_mm[0] * POOL, spacing_mm[1] * POOL, spacing_mm[2]))
-
-
-def truth_of(findings: Mapping[str, object]) -> "tuple[bool, str | None, str | None, float | None]":
-    """Positive, and side, zone and diameter of the index lesion, from a findings record."""
-    parsed = Findings.from_dict(findings)
-    if not parsed.lesions:
-        return False, None, None, None
-    index = parsed.lesions[0]
-    return True, index.side, index.zone, float(index.diameter_mm)
+if __name__ == "__main__":
+    main()

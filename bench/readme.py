@@ -13,7 +13,7 @@ START, END = "<!-- figures -->\n", "<!-- end of figures -->"
 COMMANDS = {
     "command_time": "python bench/command_time.py",
     "autoencoder": "python bench/autoencoder.py --real EXAMS",
-    "prompt_fidelity": "python bench/prompt_fidelity.py --training PHANTOMS",
+    "prompt_fidelity": "python bench/prompt_fidelity.py",
     "reproducibility": "python bench/reproducibility.py",
     "full_size": "python bench/full_size.py",
 }

@@ -129,6 +129,28 @@ def predictions(
     _print(document, ("predictions", "figure", "value", "low", "high", "p"), prediction_rows(document), as_json)
 
 
+@command.command("prompt")
+@click.option("--synthetic", required=True, metavar="S", type=PATH, help="Exams sampled from the phantoms' reports.")
+@click.option("--phantoms", required=True, metavar="P", type=PATH, help="What `ccella phantom` wrote.")
+@click.option(
+    "--repeats", type=click.IntRange(min=100), default=1000, show_default=True, metavar="N", help="Bootstrap resamples."
+)
+@seed_option("Seed of the bootstrap.")
+@stream_options
+def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, as_json: bool) -> None:
+    """Whether exams sampled from phantom reports show the lesion that the report names.
+
+    One reader, trained on phantoms alone, reads the exams S and the phantoms P. What it finds in P is the ceiling.
+    """
+    from ..pipeline.evaluate_prompt import evaluate_prompt
+    from ..pipeline.evaluation_tables import prompt_rows
+
+    progress = Progress("reading", "exams")
+    with progress:
+        document = evaluate_prompt(synthetic, phantoms, repeats=repeats, seed=seed, on_item=progress.update)
+    _print(document, ("exams", "figure", "value", "low", "high"), prompt_rows(document), as_json)
+
+
 def _print(document: dict[str, Any], columns: tuple[str, ...], rows: list[tuple[object, ...]], as_json: bool) -> None:
     with Output(*columns, as_json=as_json) as output:
         if as_json:

@@ -79,3 +79,15 @@ def prediction_rows(document: Mapping[str, Any]) -> list[Row]:
         low, high = map(number, delong["interval"])
         rows.append(("DeLong", "auc", number(delong["difference"]), low, high, number(delong["p_value"])))
     return rows
+
+
+def prompt_rows(document: Mapping[str, Any]) -> list[Row]:
+    """Rows of `evaluate prompt`: exams, figure, value, low, high."""
+    rows: list[Row] = [
+        (label, name, number(figure["value"]), *map(number, figure["interval"]))
+        for label in ("phantoms", "synthetic")
+        for name, figure in document[label]["figures"].items()
+    ]
+    if document["class_head_auc"] is not None:
+        rows.append(("synthetic", "class head auc", number(document["class_head_auc"]), None, None))
+    return rows

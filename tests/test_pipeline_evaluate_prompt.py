@@ -1,0 +1,96 @@
+"""Prompt fidelity on phantoms: the reader that ships sees what is there, and misses what is not."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from ccella.cli.main import run
+from ccella.imaging.errors import InputError
+from ccella.imaging.phantom.dataset import write_phantoms
+from ccella.pipeline.evaluate_prompt import evaluate_prompt
+from ccella.zoo import phantom_reader
+from ccella.zoo.errors import DigestMismatchError
+from ccella.zoo.phantom_reader import build_reader, load_reader
+
+COUNT = 10
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:An input array is constant")
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """Phantoms of a seed that the reader was not trained on, half of them with a lesion."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    list(write_phantoms(folder, COUNT, 31_000, prevalence=0.5, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def document(phantoms):
+    return evaluate_prompt(phantoms, phantoms, repeats=100)
+
+
+def test_reader_sees_the_lesions_of_phantoms(document):
+    figures = document["phantoms"]["figures"]
+    assert figures["lesion_auc"]["value"] > 0.9
+    assert figures["side_accuracy"]["value"] > 0.7
+    assert figures["adc_contrast"]["value"] < 0.9
+
+
+def test_exams_that_are_the_phantoms_reach_the_ceiling(document):
+    assert document["synthetic"] == document["phantoms"]
+    assert document["class_head_auc"] is None
+    assert document["exams"] == COUNT
+    assert 0 < document["positives"] < COUNT
+    json.dumps(document, allow_nan=False)
+
+
+def swap_images(phantoms, target):
+    """The phantoms with each exam's images replaced by the next one's: images that ignore their report."""
+    shutil.copytree(phantoms, target)
+    ids = sorted(path.stem for path in (phantoms / "findings").glob("*.json"))
+    for identifier, other in zip(ids, [*ids[1:], ids[0]], strict=True):
+        for channel in ("t2w", "hbv", "adc"):
+            source = next(phantoms.glob(f"*/{other}_{channel}.nii.gz"))
+            shutil.copyfile(source, next(target.glob(f"*/{identifier}_{channel}.nii.gz")))
+    return target
+
+
+def test_images_of_other_reports_fall_short(phantoms, document, tmp_path):
+    swapped = evaluate_prompt(swap_images(phantoms, tmp_path / "s"), phantoms, repeats=100)
+    low = swapped["synthetic"]["figures"]["lesion_auc"]["value"]
+    assert low < document["phantoms"]["figures"]["lesion_auc"]["value"] - 0.2
+    assert swapped["phantoms"] == document["phantoms"]
+
+
+def test_exams_without_their_phantom_are_refused(phantoms, tmp_path):
+    other = tmp_path / "phantoms"
+    shutil.copytree(phantoms, other)
+    gone = sorted((other / "findings").glob("*.json"))[0]
+    gone.unlink()
+    with pytest.raises(InputError, match=f"{gone.stem!r} has no phantom of that id") as caught:
+        evaluate_prompt(phantoms, other, repeats=100)
+    assert "ccella sample --prompt" in caught.value.remedy
+
+
+def test_exams_of_one_kind_and_too_few_are_refused(phantoms, tmp_path, capsys):
+    few = tmp_path / "few"
+    list(write_phantoms(few, 3, 31_000, prevalence=0.5, workers=1))
+    with pytest.raises(InputError, match="3 generated exams; at least 10"):
+        evaluate_prompt(few, phantoms, repeats=100)
+    negative = tmp_path / "negative"
+    shutil.copytree(phantoms, negative)
+    for path in (negative / "findings").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"lesions": []}), encoding="utf-8")
+    assert run(["evaluate", "prompt", "--synthetic", str(phantoms), "--phantoms", str(negative)]) == 2
+    assert "All 10 reports are without a lesion." in capsys.readouterr().err
+
+
+def test_reader_is_the_one_that_is_pinned(monkeypatch):
+    assert sum(p.numel() for p in load_reader().parameters()) == sum(p.numel() for p in build_reader().parameters())
+    monkeypatch.setattr(phantom_reader, "WEIGHTS", replace(phantom_reader.WEIGHTS, sha256="0" * 64))
+    with pytest.raises(DigestMismatchError, match="phantom-reader"):
+        load_reader()
