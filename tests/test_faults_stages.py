@@ -1,10 +1,13 @@
-"""Commands killed with -9 at every place, terminated, or run beside another: --resume ends with the whole run."""
+"""Stages that are killed at every place, terminated, starved or run side by side: --resume ends with the whole run."""
 
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,3 +164,75 @@ def is_dead(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+@contextmanager
+def mounted(folder: Path, options: str):
+    """A tmpfs on `folder`; the test is skipped where this user may not mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("This user may not mount a small file system.")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("stage", ["sample", "encode", "decode", "phantom"])
+def test_a_disk_that_is_full_again_and_again(stage, program, base, read_files, tmp_path):
+    """No room at all, then a little more in every round, until the run gets through."""
+    whole, refusals = read_files(base / "whole" / stage), 0
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        filler = disk / "filler"
+        filler.write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize))
+        for attempt in range(40):
+            done = program.run(*resumed(stage), "-o", str(disk / "out"), cwd=base)
+            if done.code == 0:
+                break
+            assert (done.code, done.err.count("error: ")) == (2, 1), done.err
+            assert "No space left on device." in done.err
+            assert "--resume" in done.err
+            refusals += 1
+            files = read_files(disk / "out")
+            assert not [name for name in files if name.endswith(".part")]
+            assert settled(files) == {name: whole[name] for name in settled(files)}
+            os.truncate(filler, max(0, filler.stat().st_size - (8192 << attempt)))
+        assert done.code == 0
+        assert refusals >= 3
+        assert read_files(disk / "out") == whole
+
+
+@pytest.mark.parametrize("limit", [700, 5000])
+def test_files_that_may_not_grow(limit, program, base, read_files, tmp_path):
+    """Where no small disk can be mounted: the kernel refuses to make a file larger than some bytes."""
+    out = tmp_path / "out"
+    done = program.run(*words("sample"), "-o", str(out), cwd=base, file_bytes=limit)
+    assert (done.code, done.err.count("error: ")) == (2, 1), done.err
+    assert "cannot be written: File too large." in done.err
+    assert not [name for name in read_files(out) if name.endswith(".part")]
+    done = program.run(*resumed("sample"), "-o", str(out), cwd=base)
+    assert done.code == 0, done.err
+    assert read_files(out) == read_files(base / "whole/sample")
+
+
+@pytest.mark.parametrize("stage", ["sample", "phantom"])
+def test_an_output_folder_that_nobody_may_write(stage, program, base, tmp_path):
+    with mounted(tmp_path / "disk", "ro") as disk:
+        done = program.run(*words(stage), "-o", str(disk / "out"), cwd=base)
+        assert (done.code, done.err.count("error: ")) == (2, 1), done.err
+        assert "Read-only file system." in done.err
+        assert str(disk / "out") in done.err
+        assert list(disk.iterdir()) == []
+
+
+def test_caches_that_cannot_be_written_are_not_needed(base, read_files, tmp_path):
+    """A user without a home, in a folder of others: everything that a run writes is below its output folder."""
+    nowhere = dict.fromkeys(("HOME", "HF_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"), "/dev/null/x")
+    command = [sys.executable, "-B", "-m", "ccella.cli.main", *words("sample"), "-q", "-o", str(tmp_path / "out")]
+    before = sorted(path for path in base.rglob("*") if "whole" not in path.parts)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **nowhere}
+    done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path for path in base.rglob("*") if "whole" not in path.parts) == before
+    assert read_files(tmp_path / "out") == read_files(base / "whole/sample")
