@@ -84,6 +84,26 @@ def images(
         say(f"Suspected copies of training exams: {', '.join(evaluation.document['flagged'])}.")
 
 
+@command.command("latents")
+@click.option("--real", required=True, metavar="R", type=PATH, help="Encoded exams: those the model was trained on.")
+@click.option("--synthetic", required=True, metavar="S", type=PATH, help="Sampled latents.")
+@click.option("--holdout", metavar="H", type=PATH, help="Encoded exams unknown to the model, as the yardstick.")
+@seed_option("Seed of the choice of independent exams where there is no holdout.")
+@stream_options
+def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, as_json: bool) -> None:
+    """Look for training exams among sampled latents, without decoding them.
+
+    R and S are folders that `ccella encode` and `ccella sample --latents` wrote.
+    """
+    from ..pipeline.evaluate_latents import evaluate_latents
+    from ..pipeline.evaluation_tables import audit_rows
+
+    document = evaluate_latents(real, synthetic, holdout=holdout, seed=seed)
+    _print(document, ("figure", "n", "value", "low", "high", "independent"), audit_rows(document), as_json)
+    if document["flagged"]:
+        say(f"Suspected copies of training exams: {', '.join(document['flagged'])}.")
+
+
 @command.command("predictions")
 @click.argument("first", metavar="P.csv", type=PATH)
 @click.argument("second", metavar="[Q.csv]", type=PATH, required=False)

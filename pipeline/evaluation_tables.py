@@ -64,6 +64,11 @@ def _memorisation_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
     return [row, (sequence, None, None, "suspected copies", synthetic["n"], len(result["flagged"]), None, None, 0)]
 
 
+def audit_rows(document: Mapping[str, Any]) -> list[Row]:
+    """Rows of `evaluate latents`: figure, n, value, low, high, independent."""
+    return [row[3:] for row in _memorisation_rows("", document["memorisation"])]
+
+
 def prediction_rows(document: Mapping[str, Any]) -> list[Row]:
     """Rows of `evaluate predictions`: table, figure, value, low, high, p."""
     rows: list[Row] = []

@@ -1,0 +1,94 @@
+"""`evaluate latents`: the memorisation audit without decoding, on what `encode` and `sample --latents` write."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..imaging.errors import InputError
+from ..metrics.memorisation import shrink
+from ..zoo.record import Record
+from ..zoo.runs import read_run
+from .evaluate_images import SCHEMA
+from .image_features import AUDIT_GRID
+from .image_sets import LEAST_EXAMS
+from .latents import read_latent, read_tensors
+from .memorisation_audit import Pool, audit_memorisation
+from .provenance import versions
+
+# The first axis of a latent is its channels.
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (3,))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents that are read one at a time, [channel, x, y, z], means over cells along the last three axes."""
+
+    records: tuple[Record, ...]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        latent = read_latent(self.records[index], self.shape).numpy()
+        return np.stack([shrink(channel, AUDIT_GRID) for channel in latent])
+
+
+def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Looks for training exams among sampled latents.
+
+    Latents of one model and one set of sequences are due; scales of channels do not matter to a copy, but each channel
+    counts by its variance.
+
+    Args:
+        real: Run folder of `ccella encode`: what the model was trained on.
+        synthetic: Run folder of `ccella sample --latents`, or of `encode`.
+        holdout: Encoded exams that the model has not seen.
+        seed: Seed of the choice of independent exams, where no holdout is given.
+
+    Returns:
+        JSON-able: the audit of `memorisation_audit.audit_memorisation`.
+
+    Raises:
+        InputError: A folder is no run with latents, has fewer than 10, an id twice, or latents of another shape.
+    """
+    sources = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
+    pools: dict[str, Pool] = {}
+    shape: tuple[int, ...] | None = None
+    for label, folder in sources.items():
+        pools[label], shape = _open(folder, label, shape)
+    audit = audit_memorisation(pools["synthetic"], pools["real"], pools.get("holdout"), seed=seed, mirrors=MIRRORS)
+    return {
+        "schema": SCHEMA,
+        "kind": "latents",
+        "sets": {label: {"source": str(folder), "exams": len(pools[label].ids)} for label, folder in sources.items()},
+        "latent_shape": list(shape or ()),
+        "seed": seed,
+        "versions": versions(),
+        "memorisation": audit,
+        "flagged": audit["flagged"],
+    }
+
+
+def _open(folder: Path, label: str, shape: tuple[int, ...] | None) -> tuple[Pool, tuple[int, ...]]:
+    records = tuple(record for record in read_run(folder) if record.kind == "latent")
+    if len(records) < LEAST_EXAMS:
+        raise InputError(
+            f"The {label} set {folder} has {len(records)} latents; at least {LEAST_EXAMS} are due.",
+            "Give a folder that `ccella encode` or `ccella sample --latents` wrote.",
+        )
+    ids = [record.id for record in records]
+    repeated = next((i for i, count in Counter(ids).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"{folder} lists the id {repeated!r} twice.", "Give every exam an id of its own.")
+    if shape is None:
+        tensors = read_tensors(records[0].path)
+        first = tensors.get("z", tensors.get("mean"))
+        if first is None or first.ndim != 4:
+            raise InputError(f"{records[0].path} holds no latent [channel, x, y, z].", "Encode the exams again.")
+        shape = tuple(first.shape)
+    patients = [str(record.data.get("patient_id", record.id)) for record in records]
+    return Pool(Latents(records, shape), ids, patients), shape

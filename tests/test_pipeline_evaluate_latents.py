@@ -1,0 +1,69 @@
+"""The audit on latents: a copied latent is named, strangers are not, and other folders are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ccella.cli.main import run
+from ccella.imaging.errors import InputError
+from ccella.pipeline.evaluate_latents import evaluate_latents
+from ccella.pipeline.latents import write_tensors
+from ccella.zoo.record import Record
+
+SHAPE = (4, 6, 6, 5)
+
+
+def write_run(folder, latents, name="mean"):
+    lines = []
+    for number, latent in enumerate(latents):
+        identifier = f"{folder.name}{number:02d}"
+        path = folder / identifier / f"{identifier}_latent.safetensors"
+        write_tensors(path, {name: torch.from_numpy(latent)})
+        lines.append(json.dumps(Record(identifier, "latent", path, {}).to_json(relative_to=folder)))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=SHAPE)
+    training = (shared + rng.normal(size=(12, *SHAPE))).astype(np.float32)
+    sampled = (shared + rng.normal(size=(11, *SHAPE))).astype(np.float32)
+    sampled[4] = training[7] + 0.05 * rng.normal(size=SHAPE).astype(np.float32)
+    sampled[6] = training[9][:, ::-1]
+    return write_run(tmp_path / "r", training), write_run(tmp_path / "s", sampled, "z")
+
+
+def test_copies_are_named(runs):
+    document = evaluate_latents(*runs)
+    assert sorted(document["flagged"]) == ["s04", "s06"]
+    nearest = {pair["id"]: (pair["training_id"], pair["mirrored_axes"]) for pair in document["memorisation"]["nearest"]}
+    assert nearest["s04"] == ("r07", [])
+    assert nearest["s06"] == ("r09", [1])
+    assert document["latent_shape"] == list(SHAPE)
+
+
+def test_command(runs, capsys):
+    arguments = ["evaluate", "latents", "--real", str(runs[0]), "--synthetic", str(runs[1])]
+    assert run([*arguments, "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["flagged"]) == ["s04", "s06"]
+    assert run([*arguments, "-q"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split("\t")[:3] == ["suspected copies", "11", "2"]
+
+
+def test_folders_that_cannot_be_audited(runs, tmp_path):
+    with pytest.raises(InputError, match=r"has no manifest\.jsonl"):
+        evaluate_latents(tmp_path, runs[1])
+    few = write_run(tmp_path / "f", np.zeros((3, *SHAPE), np.float32))
+    with pytest.raises(InputError, match="has 3 latents; at least 10"):
+        evaluate_latents(runs[0], few)
+    other = write_run(tmp_path / "o", np.ones((10, 4, 6, 6, 6), np.float32))
+    with pytest.raises(InputError, match="shape"):
+        evaluate_latents(runs[0], other)
+    manifest = runs[1] / "manifest.jsonl"
+    manifest.write_text(manifest.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    with pytest.raises(InputError, match="'s00' twice"):
+        evaluate_latents(*runs)
