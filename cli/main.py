@@ -22,6 +22,7 @@ COMMANDS = {
     "decode": "decode",
     "classify": "classify",
     "evaluate": "evaluate",
+    "study": "study",
     "train": "train",
     "export": "export",
     "zoo": "zoo",

@@ -70,7 +70,7 @@ def bootstrap_figures(
     """
     labels, probabilities = _check(labels, probabilities)
     draws: dict[str, list[float]] = {name: [] for name in FIGURES}
-    for chosen in _resamples(labels, patients, repeats, seed):
+    for chosen in resample_patients(labels, patients, repeats, seed):
         figures = classification_figures(labels[chosen], probabilities[chosen], threshold=threshold)
         for name, value in figures.items():
             if value is not None:
@@ -108,7 +108,7 @@ def paired_difference(
     labels, first = _check(labels, first)
     labels, second = _check(labels, second)
     draws: dict[str, list[float]] = {name: [] for name in FIGURES}
-    for chosen in _resamples(labels, patients, repeats, seed):
+    for chosen in resample_patients(labels, patients, repeats, seed):
         one = classification_figures(labels[chosen], first[chosen], threshold=threshold)
         other = classification_figures(labels[chosen], second[chosen], threshold=threshold)
         for name in FIGURES:
@@ -163,8 +163,18 @@ def _average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
     return float((np.diff(true, prepend=0) * true / (true + false)).sum() / true[-1])
 
 
-def _resamples(labels: np.ndarray, patients: Sequence[str], repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows of each resample: patients drawn with replacement among those with a positive exam and those without."""
+def resample_patients(labels: np.ndarray, patients: Sequence[str], repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows of each resample: patients drawn with replacement among those with a positive exam and those without.
+
+    Args:
+        labels: 0 or 1, [n].
+        patients: Patient of each case, [n].
+        repeats: Number of resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: The lengths differ, or every patient has a positive exam.
+    """
     if len(patients) != len(labels):
         raise ValueError(f"There are {len(patients)} patients for {len(labels)} labels.")
     rows: dict[str, list[int]] = {}

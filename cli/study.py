@@ -1,0 +1,81 @@
+"""`ccella study`: does synthetic data help, as one resumable command."""
+
+from pathlib import Path
+
+import click
+
+from .notes import say
+from .options import device_option, stream_options
+from .output import Output
+
+study_argument = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
+folder_option = click.option(
+    "-o", "--output", "out", metavar="DIR", type=click.Path(path_type=Path),
+    help="The study folder.  [default: the study file's name without .toml, beside it]",
+)  # fmt: skip
+
+
+@click.group()
+def command() -> None:
+    """Compare classifiers of ever smaller parts of one institution's exams, pretrained on another's or not."""
+
+
+@command.command("run")
+@study_argument
+@folder_option
+@device_option
+@click.option("--dry-run", is_flag=True, help="List the runs, and do nothing.")
+@stream_options
+def run_command(study: Path, out: Path | None, device: str, dry_run: bool, as_json: bool) -> None:
+    """Make every run of STUDY that is not done yet, then its tables and figures.
+
+    Stopped or killed, the same command goes on. A folder of another study is refused.
+    """
+    from ..study.definition import read_study
+    from ..study.partitions import fraction_name
+    from ..study.plan import plan_runs
+    from ..study.running import run_study
+
+    read = read_study(study)
+    folder = out if out is not None else study.with_suffix("")
+    if dry_run:
+        with Output("sequences", "pretraining", "percent", "trial", "folder", as_json=as_json) as output:
+            for run in plan_runs(read):
+                if as_json:
+                    output.add_object({**vars(run), "path": run.folder(folder).as_posix()})
+                else:
+                    cells = (run.sequences, run.pretraining, fraction_name(run.fraction), run.trial)
+                    output.add_row(*cells, run.folder(folder))
+        return
+    run_study(read, folder, device=device, say=say)
+    _report(study, folder, None, as_json)
+
+
+@command.command("report")
+@study_argument
+@folder_option
+@click.option(
+    "--report", "page", metavar="FILE.html", type=click.Path(path_type=Path), help="Also write one self-contained page."
+)
+@stream_options
+def report_command(study: Path, out: Path | None, page: Path | None, as_json: bool) -> None:
+    """Write tables (CSV) and figures (PNG) of the runs of STUDY that are done, and print the points."""
+    _report(study, out if out is not None else study.with_suffix(""), page, as_json)
+
+
+def _report(study: Path, folder: Path, page: Path | None, as_json: bool) -> None:
+    from ..study.definition import read_study
+    from ..study.report import describe_results, report_study
+    from ..study.tables import SUMMARY, summary_rows
+
+    results, files = report_study(read_study(study), folder, page)
+    if len(results.figures) < results.planned:
+        say(f"{len(results.figures)} of {results.planned} runs are done; the others are left out.")
+    for file in files:
+        say(f"Written: {file}")
+    with Output(*SUMMARY, as_json=as_json) as output:
+        if as_json:
+            output.add_object(describe_results(results))
+            return
+        for row in summary_rows(results):
+            output.add_row(*row)

@@ -1,0 +1,1 @@
+"""Studies: many trainings under one plan, and what they show together."""
