@@ -1,5 +1,6 @@
 """Importing checkpoints: real files of torch, MONAI and pickle; what does not fit is named, what is code never runs."""
 
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ccella.cli.main import run
 from ccella.imaging.errors import InputError
 from ccella.zoo import unpickling
 from ccella.zoo.card import read_card
@@ -235,6 +237,28 @@ def test_weights_that_are_no_numbers_and_unknown_parts_are_refused(card, weights
         import_checkpoint(tmp_path / "a.pt", card, tmp_path / "mine", part="decoder")
     with pytest.raises(InputError, match="does not exist"):
         import_checkpoint(tmp_path / "none.pt", card, tmp_path / "mine")
+
+
+def test_tensors_that_share_memory_are_parted(weights, tmp_path):
+    """A model saved out of one flat buffer, as sharded training leaves it, and a tied weight."""
+    flat = torch.arange(12.0)
+    state = {"a": flat[:6].view(2, 3), "b": flat[6:], "c": flat[6:], "d": torch.arange(6.0).view(2, 3).T}
+    torch.save(state, tmp_path / "flat.pt")
+    save_file(unpickling._separate(load_checkpoint(tmp_path / "flat.pt")), tmp_path / "parted.safetensors")
+    found = load_file(tmp_path / "parted.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_the_command_imports_and_says_what_it_left_out(card, weights, tmp_path, capsys):
+    torch.save(authors_checkpoint(weights["denoiser"]), tmp_path / "d.pt")
+    out, model = tmp_path / "mine", str(card.directory)
+    assert run(["zoo", "import", str(tmp_path / "d.pt"), "--as", model, "-o", str(out), "--json"]) == 0
+    printed, said = capsys.readouterr()
+    assert json.loads(printed) | {"part": "denoiser", "path": out.as_posix()} == json.loads(printed)
+    assert "Left out of d.pt: epoch, loss, num_train_timesteps, optimizer, scheduler." in said
+    assert "[licence]" in said
+    assert run(["zoo", "import", str(tmp_path / "none.pt"), "--as", model, "-o", str(out)]) == 2
+    assert run(["zoo", "import", str(tmp_path / "d.pt"), "--as", model, "-o", str(out), "--scale-factor", "x"]) == 2
 
 
 @pytest.mark.parametrize("model", ["ccella", "ccella-pp", "ccella-pp/phantom"])

@@ -42,7 +42,8 @@ def part_paths(card: Card, name: str) -> list[Path]:
     if not part.files:
         raise WeightsMissingError(
             f"Model {card.id} has no weights for its {name}: {part.note or 'none are public.'}",
-            f"Train one with `ccella train` (template {card.id}), or use the bundled ccella-pp/phantom.",
+            f"Train one with `ccella train` (template {card.id}), convert one with `ccella zoo import`, or use "
+            "the bundled ccella-pp/phantom.",
         )
     remedy = f"With network access run: ccella zoo pull {model_name(card)}"
     return [find_file(file, card.directory, f"Model {card.id}, part {name},", remedy) for file in part.files]

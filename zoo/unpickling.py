@@ -194,6 +194,20 @@ def find_scale(loaded: object) -> list[float] | None:
     return [float(number) for number in scale]
 
 
+def _separate(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Plain tensors, each with memory of its own; what has its own is not copied: a large file stays mapped."""
+    plain: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, value in weights.items():
+        tensor = value.detach().as_subclass(torch.Tensor).contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    return plain
+
+
 def _convert(request: Mapping[str, Any]) -> dict[str, Any]:
     from safetensors.torch import save_file
 
@@ -203,8 +217,7 @@ def _convert(request: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in weights.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise RefusedError(f"{name} holds values that are not finite numbers", "Take an earlier checkpoint.")
-    save_file({name: value.detach().as_subclass(torch.Tensor).contiguous().clone() for name, value in weights.items()},
-              request["target"])  # fmt: skip
+    save_file(_separate(weights), request["target"])
     others = sorted(str(name)[:80] for name in loaded if name != key) if key else []
     timesteps = loaded.get("num_train_timesteps") if key else None
     return {
