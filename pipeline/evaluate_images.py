@@ -95,7 +95,7 @@ def evaluate_images(
         for name, images in sets.items()
     }
     spec = sets["real"].spec
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "images",
         "sets": {name: _describe(images) for name, images in sets.items()},

@@ -90,7 +90,10 @@ def _intensities(evaluation: ImageEvaluation, name: str) -> str:
 def _distances(fidelity: dict[str, Any]) -> list[str]:
     charts = []
     for extractor, views in fidelity.items():
-        rows = [Interval(view, kid["value"], *kid["interval"], kid["floor"]) for view, kid in _kids(views)]
+        rows = [
+            Interval(view, kid["value"], kid["interval"][0], kid["interval"][1], kid["floor"])
+            for view, kid in _kids(views)
+        ]
         if rows:
             caption = "Bars: 95 % of 100 subsets of half the exams. Rings: the floor."
             charts.append(figure(interval_chart(rows, x_label=f"KID, {extractor}"), caption))

@@ -101,7 +101,14 @@ def test_rooms_import_only_what_lies_below() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["zoo", "list"], ["sample", "--help"], ["train", "denoiser", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["zoo", "list"],
+        ["sample", "--help"],
+        ["train", "denoiser", "--help"],
+        ["evaluate", "images", "--help"],
+    ],
 )
 def test_start_up_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
