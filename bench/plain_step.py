@@ -91,9 +91,11 @@ class Adapter(nn.Module):
 
 class UNet(DiffusionModelUNetMaisi):
     def __init__(self, config: dict[str, Any], context: int) -> None:
+        self.coordinates = bool(config.get("coordinates"))
         super().__init__(
-            spatial_dims=3, in_channels=config["in_channels"], out_channels=config["out_channels"],
-            num_channels=config["channels"], num_res_blocks=config["num_res_blocks"],
+            spatial_dims=3, in_channels=config["in_channels"] + 3 * self.coordinates,
+            out_channels=config["out_channels"], num_channels=config["channels"],
+            num_res_blocks=config["num_res_blocks"],
             attention_levels=config["attention_levels"], num_head_channels=config["num_head_channels"],
             norm_num_groups=config["norm_num_groups"], with_conditioning=True, cross_attention_dim=context,
             include_top_region_index_input=True, include_spacing_input=True,
@@ -104,6 +106,11 @@ class UNet(DiffusionModelUNetMaisi):
     def forward(self, z: Tensor, t: Tensor, context: Tensor, classes: Tensor, spacing: Tensor) -> Tensor:
         time = self._get_time_and_class_embedding(z, t, None)
         embedding = torch.cat([time, self.pirads_layer(classes), self.spacing_layer(spacing * 100)], dim=1)
+        if self.coordinates:
+            lines = [(2 * torch.arange(size) + 1) / size - 1 for size in z.shape[2:]]
+            z = torch.cat(
+                [z, torch.stack(torch.meshgrid(*lines, indexing="ij")).to(z).expand(len(z), -1, -1, -1, -1)], 1
+            )
         h, skips = self._apply_down_blocks(self.conv_in(z), embedding, context, None)
         h = self.middle_block(h, embedding, context)
         prediction: Tensor = self.out(self._apply_up_blocks(h, embedding, context, skips))

@@ -1,0 +1,220 @@
+"""Few-step samplers against the published one: KID, FID with their floor, prompt fidelity and seconds for each.
+
+Samples one exam for each of N reports that no training has seen, with every sampler at every number of steps and with
+the published sampler (1000 steps of DDPM), all at the same guidance and from the same noise. Each set is compared with
+the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes on where it was.
+
+    python bench/samplers.py -n 200
+
+Needs matplotlib (the extra `figures`).
+"""
+
+import argparse
+import json
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import RESULTS, describe_machine, report
+from prompt_fidelity import TEST_SEED, run, write_prompts
+
+from ccella.cli.main import run as run_here
+from ccella.metrics.kernel import subset_distances
+from ccella.pipeline.evaluate_images import VOLUME
+from ccella.pipeline.evaluate_prompt import evaluate_prompt
+from ccella.pipeline.fidelity import compare_features
+from ccella.pipeline.image_features import summarise_set
+from ccella.pipeline.image_sets import open_sets
+from ccella.zoo.extractors import find_extractor, load_extractor
+from ccella.zoo.registry import find_card
+from ccella.zoo.runs import read_run
+
+DOCS = RESULTS.parents[1] / "docs"
+PROMPT_FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
+PAPER = "ddpm"
+INTRODUCTION = """# Few steps against the published sampler
+
+Made by `python bench/samplers.py -n {n}` with {model}: one exam for each of {n} reports that no training has seen,
+from the same noise in every row, with guidance {guidance:g}, compared with the phantoms of the same reports.
+
+- KID and FID: extractor `{extractor}` on whole volumes, mean of the sequences. FID depends on the number of exams, so
+  its floor, phantoms against phantoms in halves of {half}, stands beside `FID of halves`. The floor of KID is
+  {kid:.4g}, that of FID {fid:.4g}.
+- Prompt fidelity: what a reader trained on phantoms finds, as `ccella evaluate prompt`; the row `phantoms` is the
+  ceiling.
+- Seconds: the whole command, per exam, on {machine}.
+"""
+
+
+def sample_timed(name: str, arguments: list[str], out: Path, count: int) -> float:
+    """Samples into a folder, going on where an earlier run stopped; seconds per exam over all runs that ended."""
+    record = out.with_suffix(".seconds.json")
+    spent = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"exams": 0, "seconds": 0.0}
+    before = count_exams(out)
+    if before < count:
+        print(f"{name}: {count - before} of {count} exams to sample", flush=True)
+        started = time.perf_counter()
+        with redirect_stdout(StringIO()):
+            code = run_here(["sample", *arguments, "-o", str(out), "--resume", "-q"])
+        if code:
+            raise SystemExit(f"{name}: sampling ended with exit code {code}.")
+        spent["seconds"] += time.perf_counter() - started
+        spent["exams"] += count - before
+        record.write_text(json.dumps(spent), encoding="utf-8")
+    return spent["seconds"] / spent["exams"] if spent["exams"] else float("nan")
+
+
+def count_exams(out: Path) -> int:
+    """Exams that a run folder lists."""
+    if not (out / "manifest.jsonl").is_file():
+        return 0
+    return len({record.id for record in read_run(out)})
+
+
+def volume_features(folder: Path, model: str, extractor: str) -> dict[str, np.ndarray]:
+    """Features of whole volumes by sequence, [exams, 1, d], in the order of the ids."""
+    images = open_sets({"exams": folder}, sequences=None, template=find_card(model), own_grid=False)["exams"]
+    loaded = load_extractor(find_extractor(extractor))
+    summary = summarise_set(images, range(len(images)), [loaded], seed=0)
+    return {sequence: rows for (sequence, _, view), rows in summary.features.items() if view == VOLUME}
+
+
+def compare_sets(real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> dict[str, Any]:
+    """KID with its interval, FID and their floors, means over the sequences; floors are of halves, as is `fid_half`."""
+    each = [compare_features(real[name], synthetic[name], seed=0, neighbours=False) for name in real]
+    # The same seed draws the same exams for every sequence, so their distances belong together.
+    subsets = np.mean([subset_distances(real[name][:, 0], synthetic[name][:, 0], seed=0) for name in real], axis=0)
+    low, high = np.percentile(subsets, [2.5, 97.5])
+
+    def mean(figure: str, key: str) -> float:
+        return float(np.mean([result[figure][key] for result in each]))
+
+    return {
+        "kid": mean("kid", "value"), "kid_interval": [float(low), float(high)], "kid_floor": mean("kid", "floor"),
+        "fid": mean("fid", "value"), "fid_half": mean("fid", "half"), "fid_floor": mean("fid", "floor"),
+    }  # fmt: skip
+
+
+def fit_line(steps: list[int], seconds: list[float]) -> tuple[float, float, float]:
+    """Seconds at no step, seconds per step, and R squared of the straight line through the measurements."""
+    slope, start = np.polyfit(steps, seconds, 1)
+    residual = np.asarray(seconds) - (start + slope * np.asarray(steps))
+    return float(start), float(slope), float(1 - residual.var() / np.var(seconds))
+
+
+def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: dict[str, str]) -> None:
+    """docs/samplers.md."""
+    intro = INTRODUCTION.format(
+        n=options.n, model=options.model, guidance=options.guidance, extractor=options.extractor,
+        machine=describe_machine(), half=options.n // 2, kid=rows[0]["kid_floor"], fid=rows[0]["fid_floor"],
+    )  # fmt: skip
+    columns = [*("sampler", "steps", "KID (95 %)", "FID"), *PROMPT_FIGURES, *("FID of halves", "seconds")]
+    lines = [intro, "| " + " | ".join(columns).replace("_", " ") + " |", "|---" * len(columns) + "|"]
+    for row in rows:
+        prompt = " | ".join(f"{row['prompt'][name]:.3f}" for name in PROMPT_FIGURES)
+        low, high = row["kid_interval"]
+        name = f"{row['sampler']} (published)" if row["published"] else row["sampler"]
+        lines.append(
+            f"| {name} | {row['steps']} | {row['kid']:.4g} ({low:.4g} to {high:.4g}) | {row['fid']:.4g} | {prompt} | "
+            f"{row['fid_half']:.4g} | {row['seconds']:.3g} |"
+        )
+    ceiling = " | ".join(f"{rows[0]['ceiling'][name]:.3f}" for name in PROMPT_FIGURES)
+    lines += [f"| phantoms | | | | {ceiling} | {rows[0]['fid_floor']:.4g} | |", ""]
+    lines += [f"Seconds of one exam, {name}: {text}." for name, text in fits.items()]
+    lines += ["", "![KID and prompt fidelity by number of steps](samplers.png)", ""]
+    (DOCS / "samplers.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def draw_plot(rows: list[dict[str, Any]]) -> None:
+    """docs/samplers.png: KID and the lesion's AUC by number of steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    published = next(row for row in rows if row["published"])
+    for axes, title, value in zip(
+        figure.subplots(1, 2),
+        ("KID against the phantoms", "prompt fidelity: AUC of the lesion"),
+        (lambda row: row["kid"], lambda row: row["prompt"]["lesion_auc"]),
+        strict=True,
+    ):
+        for sampler in dict.fromkeys(row["sampler"] for row in rows if not row["published"]):
+            own = [row for row in rows if row["sampler"] == sampler and not row["published"]]
+            axes.plot([row["steps"] for row in own], [value(row) for row in own], marker="o", label=sampler)
+        label = f"{PAPER}, {published['steps']} steps"
+        axes.axhline(value(published), color="black", linestyle="--", label=label)
+        axes.set(title=title, xlabel="steps", xscale="log")
+        axes.set_xticks(sorted({row["steps"] for row in rows if not row["published"]}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    figure.axes[0].axhspan(*published["kid_interval"], color="black", alpha=0.1, label="its 95 % interval")
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(DOCS / "samplers.png", dpi=120, metadata={"Software": None})
+
+
+def measure(options: argparse.Namespace, sampler: str, steps: int, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
+    """One row of the table."""
+    out = options.work / f"{sampler}-{steps}-{options.n}".replace("+", "p")
+    arguments = [
+        "--model", options.model, "--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--sampler", sampler,
+        "--steps", str(steps), "--guidance", str(options.guidance), "--batch-size", str(options.batch_size),
+    ]  # fmt: skip
+    seconds = sample_timed(f"{sampler} {steps}", arguments, out, options.n)
+    fidelity = compare_sets(real, volume_features(out, options.model, options.extractor))
+    prompt = evaluate_prompt(out, phantoms)
+    row = {
+        "sampler": sampler, "steps": steps, "published": sampler == PAPER, "seconds": seconds, **fidelity,
+        "prompt": {name: prompt["synthetic"]["figures"][name]["value"] for name in PROMPT_FIGURES},
+        "prompt_intervals": {name: prompt["synthetic"]["figures"][name]["interval"] for name in PROMPT_FIGURES},
+        "ceiling": {name: prompt["phantoms"]["figures"][name]["value"] for name in PROMPT_FIGURES},
+    }  # fmt: skip
+    print(f"{sampler} {steps}: KID {row['kid']:.4g}, FID {row['fid']:.4g}, {seconds:.3g} s an exam", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ccella-pp/phantom")
+    parser.add_argument("--work", type=Path, default=Path("runs/samplers"))
+    parser.add_argument("-n", type=int, default=200, help="reports, 10 or more")
+    parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc")
+    parser.add_argument("--steps", default="5,8,12,20,50", help="numbers of steps")
+    parser.add_argument("--published-steps", type=int, default=1000, help="steps of the published sampler")
+    parser.add_argument("--guidance", type=float, help="for all rows; default: the model's")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--extractor", default="pyramid")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs/ and bench/results/ alone: a trial")
+    options = parser.parse_args()
+    if options.guidance is None:
+        options.guidance = find_card(options.model).sampler.guidance_scale
+    phantoms = options.work / f"phantoms-{options.n}"
+    run("phantom", "-n", options.n, "--seed", TEST_SEED, "--prevalence", 0.5, "-o", phantoms, "-q")
+    write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")
+    real = volume_features(phantoms, options.model, options.extractor)
+    wanted = [(name, int(steps)) for name in options.samplers.split(",") for steps in options.steps.split(",")]
+    rows = [measure(options, *each, phantoms, real) for each in [*wanted, (PAPER, options.published_steps)]]
+    fits = {}
+    for name in options.samplers.split(","):
+        own = [row for row in rows if row["sampler"] == name]
+        if len(own) > 2:
+            start, slope, r2 = fit_line([row["steps"] for row in own], [row["seconds"] for row in own])
+            fits[name] = f"{start:.3g} + {slope:.3g} per step, R squared {r2:.4f}"
+    published = rows[-1]
+    lines: list[tuple[str, object]] = []
+    for row in rows:
+        ratio = "" if row["published"] else f", {published['seconds'] / row['seconds']:.1f}x faster than published"
+        figures = f"KID {row['kid']:.4g}, FID {row['fid']:.4g}, lesion AUC {row['prompt']['lesion_auc']:.3f}"
+        lines.append((f"{row['sampler']}, {row['steps']} steps", f"{figures}, {row['seconds']:.3g} s{ratio}"))
+    lines += [(f"seconds of an exam, {name}", text) for name, text in fits.items()]
+    if options.no_docs:
+        print("\n".join(f"{label}: {value}" for label, value in lines))
+        return
+    write_table(rows, options, fits)
+    draw_plot(rows)
+    report("samplers", lines, {"n": options.n, "model": options.model, "guidance": options.guidance, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
