@@ -152,7 +152,7 @@ def coverage(datasets: int, repeats: int) -> list[tuple[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=1000)
     options = parser.parse_args()
     report("metrics_agreement", distances() + areas() + coverage(options.datasets, options.repeats))
 

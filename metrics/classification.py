@@ -1,8 +1,10 @@
 """Figures of a binary classifier from its probabilities, with intervals that respect patients."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from .bootstrap import bootstrap_intervals
 
 FIGURES = ("average_precision", "auc", "accuracy", "sensitivity", "specificity", "ppv", "npv")
 
@@ -24,19 +26,8 @@ def classification_figures(
         ValueError: There is one class only, or the lengths differ.
     """
     labels, probabilities = _check(labels, probabilities)
-    called = probabilities >= threshold
-    positive = labels == 1
-    true_positives = int((called & positive).sum())
-    true_negatives = int((~called & ~positive).sum())
-    return {
-        "average_precision": _average_precision(positive, probabilities),
-        "auc": _auc(positive, probabilities),
-        "accuracy": (true_positives + true_negatives) / len(labels),
-        "sensitivity": true_positives / int(positive.sum()),
-        "specificity": true_negatives / int((~positive).sum()),
-        "ppv": _share(true_positives, int(called.sum())),
-        "npv": _share(true_negatives, int((~called).sum())),
-    }
+    values = _weighted_figures(labels, probabilities, np.ones((1, len(labels))), threshold)[0]
+    return {name: _known(value) for name, value in zip(FIGURES, values, strict=True)}
 
 
 def bootstrap_figures(
@@ -48,10 +39,7 @@ def bootstrap_figures(
     repeats: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of `classification_figures`; whole patients are drawn with replacement.
-
-    Patients are drawn within two strata, those with a positive exam and those without, so that every resample has both
-    classes.
+    """95 % intervals of `classification_figures`; see `bootstrap.bootstrap_intervals`.
 
     Args:
         labels: 0 or 1, [n].
@@ -62,20 +50,17 @@ def bootstrap_figures(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper bound per figure. Resamples in which a predictive value is not defined do not count for it.
+        Lower and upper bound per figure that is defined.
 
     Raises:
-        ValueError: As `classification_figures`; or every patient has a positive exam, so that there is no second
-            stratum and some resamples could lack a class.
+        ValueError: As `classification_figures` and `bootstrap.bootstrap_intervals`.
     """
     labels, probabilities = _check(labels, probabilities)
-    draws: dict[str, list[float]] = {name: [] for name in FIGURES}
-    for chosen in resample_patients(labels, patients, repeats, seed):
-        figures = classification_figures(labels[chosen], probabilities[chosen], threshold=threshold)
-        for name, value in figures.items():
-            if value is not None:
-                draws[name].append(value)
-    return {name: _bounds(values) for name, values in draws.items() if values}
+
+    def figures(weights: np.ndarray) -> np.ndarray:
+        return _weighted_figures(labels, probabilities, weights, threshold)
+
+    return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
 
 
 def paired_difference(
@@ -88,7 +73,7 @@ def paired_difference(
     repeats: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the difference first - second per figure, both read on the same resamples.
+    """95 % intervals of the difference first - second per figure, both read on the same resamples.
 
     Args:
         labels: 0 or 1, [n].
@@ -100,22 +85,19 @@ def paired_difference(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper bound per figure.
+        Lower and upper bound per figure that is defined for both.
 
     Raises:
         ValueError: As `bootstrap_figures`.
     """
     labels, first = _check(labels, first)
     labels, second = _check(labels, second)
-    draws: dict[str, list[float]] = {name: [] for name in FIGURES}
-    for chosen in resample_patients(labels, patients, repeats, seed):
-        one = classification_figures(labels[chosen], first[chosen], threshold=threshold)
-        other = classification_figures(labels[chosen], second[chosen], threshold=threshold)
-        for name in FIGURES:
-            a, b = one[name], other[name]
-            if a is not None and b is not None:
-                draws[name].append(a - b)
-    return {name: _bounds(values) for name, values in draws.items() if values}
+
+    def figures(weights: np.ndarray) -> np.ndarray:
+        one, other = (_weighted_figures(labels, scores, weights, threshold) for scores in (first, second))
+        return one - other
+
+    return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -151,52 +133,43 @@ def _counts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return true, ends + 1 - true
 
 
-def _auc(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve; ties count half."""
-    true, false = _counts(positive, scores)
-    return float(np.trapezoid(np.append(0, true), np.append(0, false)) / (true[-1] * false[-1]))
+def _weighted_figures(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, threshold: float
+) -> np.ndarray:
+    """FIGURES of cases that count `weights` times, [m, n] to [m, 7]; NaN where a predictive value is not defined.
 
-
-def _average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Sum over thresholds of precision times the recall gained, without interpolation."""
-    true, false = _counts(positive, scores)
-    return float((np.diff(true, prepend=0) * true / (true + false)).sum() / true[-1])
-
-
-def resample_patients(labels: np.ndarray, patients: Sequence[str], repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows of each resample: patients drawn with replacement among those with a positive exam and those without.
-
-    Args:
-        labels: 0 or 1, [n].
-        patients: Patient of each case, [n].
-        repeats: Number of resamples.
-        seed: Seed of the resampling.
-
-    Raises:
-        ValueError: The lengths differ, or every patient has a positive exam.
+    Ties count half in the area. The average precision is the sum over thresholds of precision times the recall gained,
+    without interpolation.
     """
-    if len(patients) != len(labels):
-        raise ValueError(f"There are {len(patients)} patients for {len(labels)} labels.")
-    rows: dict[str, list[int]] = {}
-    for number, patient in enumerate(patients):
-        rows.setdefault(patient, []).append(number)
-    groups = [np.array(numbers) for numbers in rows.values()]
-    strata = [[group for group in groups if bool(labels[group].any()) is kind] for kind in (True, False)]
-    if not strata[1]:
-        raise ValueError("Every patient has a positive exam, so resampled patients may all lack a negative one.")
-    rng = np.random.default_rng(seed)
-    for _ in range(repeats):
-        drawn = [[stratum[i] for i in rng.integers(len(stratum), size=len(stratum))] for stratum in strata]
-        yield np.concatenate([group for stratum in drawn for group in stratum])
+    order = np.argsort(-probabilities, kind="stable")
+    scores, positive, weights = probabilities[order], labels[order] == 1, weights[:, order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    true = np.cumsum(weights * positive, 1)[:, ends]
+    false = np.cumsum(weights * ~positive, 1)[:, ends]
+    p, n = true[:, -1], false[:, -1]
+    gained, lost = np.diff(true, axis=1, prepend=0.0), np.diff(false, axis=1, prepend=0.0)
+    precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
+    called = int((scores[ends] >= threshold).sum())
+    tp, fp = (x[:, called - 1] if called else np.zeros(len(x)) for x in (true, false))
+    with np.errstate(invalid="ignore"):
+        columns = (
+            (gained * precision).sum(1) / p,
+            (lost * (true - gained / 2)).sum(1) / (p * n),
+            (tp + n - fp) / (p + n),
+            tp / p,
+            (n - fp) / n,
+            tp / (tp + fp),
+            (n - fp) / (n - fp + p - tp),
+        )
+    return np.stack(columns, axis=1)
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def _named(intervals: Sequence[tuple[float, float] | None]) -> dict[str, tuple[float, float]]:
+    return {name: bounds for name, bounds in zip(FIGURES, intervals, strict=True) if bounds is not None}
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

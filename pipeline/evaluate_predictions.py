@@ -50,7 +50,12 @@ def evaluate_predictions(
         "schema": SCHEMA,
         "kind": "predictions",
         "threshold": threshold,
-        "bootstrap": {"repeats": repeats, "unit": "patient", "strata": "patients with and without a positive exam"},
+        "bootstrap": {
+            "repeats": repeats,
+            "method": "BCa, widened by Student's t",
+            "unit": "patient",
+            "strata": "patients with and without a positive exam",
+        },
         "seed": seed,
         "versions": versions(),
         "predictions": [_describe(table, threshold, repeats, seed) for table in tables],
