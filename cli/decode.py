@@ -8,7 +8,15 @@ import click
 from ..pipeline.seeds import Shard
 from ..zoo.record import Record
 from .notes import say
-from .options import compute_options, model_option, output_option, resolve_model, run_options, stream_options
+from .options import (
+    compute_options,
+    memory_option,
+    model_option,
+    output_option,
+    resolve_model,
+    run_options,
+    stream_options,
+)
 from .output import Output, print_records
 from .progress import Progress
 from .stages import ItemCount, announce_runtime, read_stdin_records, require_weights
@@ -18,6 +26,7 @@ from .stages import ItemCount, announce_runtime, read_stdin_records, require_wei
 @click.argument("latents", metavar="LATENTS")
 @output_option("Folder for the volumes; made where missing.")
 @model_option
+@memory_option
 @compute_options
 @run_options
 @stream_options
@@ -25,6 +34,7 @@ def command(
     latents: str,
     out: Path,
     model: str | None,
+    memory_bytes: int | None,
     device: str,
     runtime: str,
     precision: str,
@@ -71,6 +81,9 @@ def command(
         autoencoder = chosen.load(card, "autoencoder")
         progress = Progress("decoding", "latents")
         count = ItemCount(progress, len(records) if isinstance(records, Sized) else None)
-        made = decode(records, card, autoencoder=autoencoder, run=run, runtime=chosen, on_item=count.finish)
+        made = decode(
+            records, card, autoencoder=autoencoder, run=run, runtime=chosen, memory_bytes=memory_bytes,
+            on_item=count.finish,
+        )  # fmt: skip
         print_records(made, progress, as_json=as_json)
     say(f"Preview: {run.named('preview.png')}")

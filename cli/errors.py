@@ -148,7 +148,7 @@ def _memory(error: BaseException) -> Failure | None:
         return Failure(
             OUT_OF_MEMORY,
             f"Out of memory: {one_line(str(error)).split('. ')[0] or 'the machine has no more to give'}.",
-            "Use a smaller --batch-size, --precision bf16, or a machine with more memory; --resume keeps what is done.",
+            "Use a smaller --batch-size or --memory, --precision bf16, or more memory; --resume keeps what is done.",
         )
     return None
 

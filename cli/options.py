@@ -77,6 +77,21 @@ class DeviceType(click.ParamType[str]):
         raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps.", ctx, param)
 
 
+class MemoryType(click.ParamType[int]):
+    """A memory such as `8GB` or `500MB`, in bytes (1 MB is 2^20)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parses the size."""
+        if isinstance(value, int):
+            return value
+        number, unit = str(value)[:-2], str(value)[-2:].upper()
+        if unit not in ("MB", "GB") or not number.replace(".", "", 1).isdecimal() or float(number) <= 0:
+            raise click.BadParameter(f"{value!r} is not a memory such as 8GB or 500MB.", param=param, ctx=ctx)
+        return int(float(number) * 2 ** (20 if unit == "MB" else 30))
+
+
 class RuntimeType(click.ParamType[str]):
     """`auto`, `torch`, `onnx`, `tensorrt`, or `onnx:PROVIDER`; whether the machine has it is seen when it is used."""
 
@@ -180,6 +195,13 @@ def compute_options(command: Command) -> Command:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+memory_option = click.option(
+    "--memory", "memory_bytes", type=MemoryType(), metavar="SIZE",
+    help="What decoding may take beside the weights, such as 6GB; less is slower, the images are the same.  "
+    "[default: 8GB]",
+)  # fmt: skip
 
 
 seeds_option = click.option(

@@ -20,6 +20,7 @@ from .options import (
     NumbersType,
     batch_size_option,
     compute_options,
+    memory_option,
     model_option,
     output_option,
     preset_option,
@@ -70,6 +71,7 @@ DECIDED = (
 )  # fmt: skip
 @click.option("--latents", "latents_only", is_flag=True, help="Write latents for `ccella decode` instead of volumes.")
 @batch_size_option
+@memory_option
 @compute_options
 @run_options
 @stream_options
@@ -89,6 +91,7 @@ def command(
     guidance_scale: float | None,
     latents_only: bool,
     batch_size: int,
+    memory_bytes: int | None,
     device: str,
     runtime: str,
     precision: str,
@@ -125,6 +128,7 @@ def command(
             card, preset=preset, sampler=sampler, steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
             latents_only=latents_only,
         )  # fmt: skip
+    settings = replace(settings, memory_bytes=memory_bytes)
     chosen = expand_seeds(items, seeds)
     chosen = list(shard.select(chosen)) if shard is not None else chosen
     if dry_run:

@@ -37,6 +37,7 @@ def decode(
     autoencoder: torch.nn.Module,
     run: RunFolder,
     runtime: "Runtime",
+    memory_bytes: int | None = None,
     on_item: ItemCallback | None = None,
 ) -> Iterator[Record]:
     """Decodes latents one by one, whether they were sampled or encoded from exams.
@@ -47,6 +48,7 @@ def decode(
         autoencoder: Its autoencoder.
         run: Where images go.
         runtime: Device and precision of the autoencoder.
+        memory_bytes: What decoding may take, see `decode_images`.
         on_item: Called with an item's id when it is through: with None, or with what it failed of.
 
     Yields:
@@ -59,8 +61,9 @@ def decode(
         CardError: The card's images cannot be written.
     """
     image_names(card, "")
+    check_memory(card, autoencoder, memory_bytes, runtime)
     records = read_run(latents) if isinstance(latents, Path) else latents
-    return _decode_all(records, card, autoencoder, run, runtime, on_item)
+    return _decode_all(records, card, autoencoder, run, runtime, memory_bytes, on_item)
 
 
 def _decode_all(
@@ -69,6 +72,7 @@ def _decode_all(
     autoencoder: torch.nn.Module,
     run: RunFolder,
     runtime: "Runtime",
+    memory_bytes: int | None,
     on_item: ItemCallback | None,
 ) -> Iterator[Record]:
     common = {"model": model_entry(card), "licence": licence_entry(card), **execution_entry(runtime)}
@@ -77,7 +81,7 @@ def _decode_all(
         log.total += 1
         try:
             check_id(latent.id, str(latent.path))
-            records = _decode_one(latent, card, autoencoder, run, runtime, common)
+            records = _decode_one(latent, card, autoencoder, run, runtime, common, memory_bytes)
         except (InputError, ArithmeticError) as error:
             log.add(latent.id, error)
             if on_item is not None:
@@ -99,6 +103,7 @@ def _decode_one(
     run: RunFolder,
     runtime: "Runtime",
     common: dict[str, Any],
+    memory_bytes: int | None,
 ) -> list[Record]:
     """The images of one latent, made or found done."""
     check_same_model(dict(latent.data.get("model", {})), card, source=str(latent.path), part="autoencoder")
@@ -110,8 +115,7 @@ def _decode_one(
         run.keep(done)
         return done
     z = read_latent(latent, card.latent_shape)
-    with torch.inference_mode():
-        x = load_family(card.family).decode_latent(card, autoencoder, z[None].to(runtime.device, runtime.dtype))
+    x = decode_images(card, autoencoder, z[None].to(runtime.device, runtime.dtype), memory_bytes)
     inherited = {key: latent.data[key] for key in INHERITED if key in latent.data}
     data = {"synthetic": bool(latent.data.get("synthetic", True)), **inherited, **common, "parents": parents}
     return write_images(
@@ -123,6 +127,39 @@ def _decode_one(
         data=data,
         bounds=latent.data.get("intensity"),
     )
+
+
+def check_memory(card: Card, autoencoder: torch.nn.Module | None, memory_bytes: int | None, runtime: "Runtime") -> None:
+    """InputError where decoding the card's images needs more than the memory, or the runtime keeps to none."""
+    if memory_bytes is not None and runtime.name != "torch":
+        raise InputError(
+            f"A memory for decoding was given, and runtime {runtime.name} keeps to none.",
+            "Leave --memory out, or use --runtime torch.",
+        )
+    if autoencoder is not None and runtime.name == "torch":
+        family = load_family(card.family)
+        limit = family.DECODE_MEMORY_BYTES if memory_bytes is None else memory_bytes
+        family.plan_decode(autoencoder, card.latent_shape[1:], len(card.image.channels), limit)
+
+
+@torch.inference_mode()
+def decode_images(
+    card: Card, autoencoder: torch.nn.Module, z: torch.Tensor, memory_bytes: int | None = None
+) -> torch.Tensor:
+    """Images B C X Y Z of latents in the autoencoder's units.
+
+    Args:
+        card: The model.
+        autoencoder: Its autoencoder.
+        z: Latents, B C x y z.
+        memory_bytes: What it may take beside the weights; the family's default when None.
+
+    Raises:
+        InputError: The memory does not suffice.
+    """
+    limit = {} if memory_bytes is None else {"memory_bytes": memory_bytes}
+    x: torch.Tensor = load_family(card.family).decode_latent(card, autoencoder, z, **limit)
+    return x
 
 
 def to_image(x: torch.Tensor) -> np.ndarray:

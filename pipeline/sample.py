@@ -16,7 +16,7 @@ from ..zoo.errors import CardError
 from ..zoo.family import Plan, load_family
 from ..zoo.forward import noise_schedule, predictor
 from ..zoo.record import Record
-from .decode import to_image
+from .decode import check_memory, decode_images, to_image
 from .encode import ItemCallback
 from .errors import FailureLog
 from .images import Preview, choose_spacing, grid_affine, image_names, write_images
@@ -152,8 +152,7 @@ class _Sampler:
             extra = {"channels": list(self.card.image.channel_names), "affine": affine.tolist(), "shape": list(z.shape)}
             record = Record(job.item.id, "latent", path, {**data, **extra})
             return [self.run.write_artefact(record, lambda path: write_tensors(path, {"z": z}))]
-        with torch.inference_mode():
-            x = load_family(self.card.family).decode_latent(self.card, self.autoencoder, z[None].to(self.runtime.dtype))
+        x = decode_images(self.card, self.autoencoder, z[None].to(self.runtime.dtype), self.settings.memory_bytes)
         return write_images(self.run, self.card, job.item.id, to_image(x[0]), affine=affine, data=data)
 
 
@@ -198,6 +197,7 @@ def sample(
     """
     if (autoencoder is None) != settings.latents_only:
         raise ValueError("Images need an autoencoder, and latents need none.")
+    check_memory(card, autoencoder, settings.memory_bytes, runtime)
     if card.latent.scale is None:
         raise CardError(
             f"Model {card.id} has no latent.scale: it is not trained.", "Train it with `ccella train denoiser`."

@@ -21,6 +21,7 @@ class SampleSettings:
         eta: Share of ancestral noise in DDIM.
         batch_size: Items denoised together.
         latents_only: Write latents for `decode` instead of images.
+        memory_bytes: What decoding may take, see `decode.decode_images`.
     """
 
     sampler: str
@@ -29,6 +30,7 @@ class SampleSettings:
     eta: float
     batch_size: int = 1
     latents_only: bool = False
+    memory_bytes: int | None = None
 
     @property
     def steps(self) -> int:

@@ -1,9 +1,11 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
+from .decode_plans import plan_decode
 from .graphs import assemble, graphs, shape_multiple
 from .parts import build, text_width
 from .stages import (
+    DECODE_MEMORY_BYTES,
     Conditions,
     Plan,
     decode_latent,
@@ -16,6 +18,7 @@ from .stages import (
 from .text import TextEncoder
 
 __all__ = [
+    "DECODE_MEMORY_BYTES",
     "Conditions",
     "Plan",
     "TextEncoder",
@@ -24,6 +27,7 @@ __all__ = [
     "decode_latent",
     "encode_image",
     "graphs",
+    "plan_decode",
     "prepare",
     "recomputed_blocks",
     "scale_latent",

@@ -13,12 +13,17 @@ from ....diffusion.guidance import guide
 from ...card import Card
 from ...errors import CardError
 from .autoencoder import Autoencoder
+from .decode_plans import DecodePlan, plan_decode
 from .denoiser import CLASS_SCALE, CcellaDenoiser
 from .graphs import CompiledAutoencoder, CompiledDenoiser
+from .slabs import decode_in_slabs
 
 # A part as PyTorch has it, or as another runtime executes it.
 AnyDenoiser = CcellaDenoiser | CompiledDenoiser
 AnyAutoencoder = Autoencoder | CompiledAutoencoder
+# Enough for one sequence of 256x256x128 at a time in bf16, and in slabs in fp32. Fixed, not what happens to be free, so
+# that a run can be repeated bit by bit.
+DECODE_MEMORY_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -54,27 +59,44 @@ def encode_image(card: Card, autoencoder: nn.Module, x: Tensor) -> tuple[Tensor,
     return torch.cat([mean for mean, _ in moments], 1), torch.cat([sigma for _, sigma in moments], 1)
 
 
-def decode_latent(card: Card, autoencoder: nn.Module, z: Tensor) -> Tensor:
+def decode_latent(card: Card, autoencoder: nn.Module, z: Tensor, *, memory_bytes: int = DECODE_MEMORY_BYTES) -> Tensor:
     """Images of latents in the autoencoder's own units.
 
-    Each sequence of each item is decoded on its own, so that memory does not grow with the batch and an item's result
-    does not depend on its neighbours.
+    Each item is decoded on its own, so that memory does not grow with the batch and an item's result does not depend on
+    its neighbours. What fits into the memory decides whether its sequences go together, one by one, or in slabs.
 
     Args:
         card: The model.
         autoencoder: Its autoencoder.
         z: Latents, B (C*c) x y z, already divided by the latent scale.
+        memory_bytes: What decoding may take beside the weights; another runtime than PyTorch takes what it takes.
 
     Returns:
         Images in 0..1, B C X Y Z.
+
+    Raises:
+        InputError: The memory does not suffice.
     """
     assert isinstance(autoencoder, AnyAutoencoder)
     each = card.latent.channels_per_image_channel
+    sequences = z.shape[1] // each
+    # Slabs keep nothing for a backward pass.
+    plan = DecodePlan(1, None, 0)
+    if isinstance(autoencoder, Autoencoder) and not torch.is_grad_enabled():
+        plan = plan_decode(autoencoder, z.shape[2:], sequences, memory_bytes)
     images = []
     for item in z:
-        sequences = [autoencoder.decode(part[None])[0] for part in item.split(each)]
-        images.append(torch.cat(sequences))
+        parts = item.unflatten(0, (sequences, each)).split(plan.batch)
+        decoded = [_decode(autoencoder, part, plan.planes) for part in parts]
+        images.append(torch.cat(decoded).flatten(0, 1))
     return torch.stack(images).clamp(0.0, 1.0)
+
+
+def _decode(autoencoder: AnyAutoencoder, z: Tensor, planes: int | None) -> Tensor:
+    if planes is None or not isinstance(autoencoder, Autoencoder):
+        x: Tensor = autoencoder.decode(z)
+        return x
+    return decode_in_slabs(autoencoder, z, planes)
 
 
 def _scale(card: Card, z: Tensor) -> Tensor:
