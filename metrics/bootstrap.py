@@ -1,6 +1,6 @@
 """Bootstrap intervals of figures of weighted cases; whole patients are drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
@@ -36,24 +36,38 @@ def bootstrap_intervals(
     Raises:
         ValueError: The lengths differ, or every patient has a positive case, so that resamples could lack a class.
     """
+    of_case, strata = _strata(patients, labels)
+    value = figures(np.ones((1, len(labels))))[0]
+    draws = [figures(weights) for weights in draw_weights(patients, labels, repeats=repeats, seed=seed)]
+    acceleration = _acceleration(figures, of_case, strata, value)
+    smallest = min(map(len, strata))
+    return [_bounds(*figure, smallest) for figure in zip(np.concatenate(draws).T, value, acceleration, strict=True)]
+
+
+def draw_weights(patients: Sequence[str], labels: np.ndarray, *, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each case is in each resample, in blocks [m, n]; the resamples of `bootstrap_intervals`.
+
+    Raises:
+        ValueError: As `bootstrap_intervals`.
+    """
+    of_case, strata = _strata(patients, labels)
+    rng = np.random.default_rng(seed)
+    for start in range(0, repeats, BLOCK):
+        count = np.zeros((min(BLOCK, repeats - start), sum(map(len, strata))))
+        for stratum in strata:
+            count[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), len(count))
+        yield count[:, of_case]
+
+
+def _strata(patients: Sequence[str], labels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The patient of each case, by number, and the patients with a positive case and those without."""
     if len(patients) != len(labels):
         raise ValueError(f"There are {len(patients)} patients for {len(labels)} labels.")
     names, of_case = np.unique(np.asarray(patients, str), return_inverse=True)
     positive = np.bincount(of_case, labels == 1, len(names)) > 0
     if positive.all():
         raise ValueError("Every patient has a positive exam, so resampled patients may all lack a negative one.")
-    strata = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-    value = figures(np.ones((1, len(labels))))[0]
-    rng = np.random.default_rng(seed)
-    draws = []
-    for start in range(0, repeats, BLOCK):
-        count = np.zeros((min(BLOCK, repeats - start), len(names)))
-        for stratum in strata:
-            count[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), len(count))
-        draws.append(figures(count[:, of_case]))
-    acceleration = _acceleration(figures, of_case, strata, value)
-    smallest = min(map(len, strata))
-    return [_bounds(*figure, smallest) for figure in zip(np.concatenate(draws).T, value, acceleration, strict=True)]
+    return of_case, [np.flatnonzero(positive), np.flatnonzero(~positive)]
 
 
 def _acceleration(figures: Figures, of_case: np.ndarray, strata: list[np.ndarray], value: np.ndarray) -> np.ndarray:

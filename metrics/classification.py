@@ -26,7 +26,7 @@ def classification_figures(
         ValueError: There is one class only, or the lengths differ.
     """
     labels, probabilities = _check(labels, probabilities)
-    values = _weighted_figures(labels, probabilities, np.ones((1, len(labels))), threshold)[0]
+    values = weighted_figures(labels, probabilities, np.ones((1, len(labels))), threshold)[0]
     return {name: _known(value) for name, value in zip(FIGURES, values, strict=True)}
 
 
@@ -58,7 +58,7 @@ def bootstrap_figures(
     labels, probabilities = _check(labels, probabilities)
 
     def figures(weights: np.ndarray) -> np.ndarray:
-        return _weighted_figures(labels, probabilities, weights, threshold)
+        return weighted_figures(labels, probabilities, weights, threshold)
 
     return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
 
@@ -94,7 +94,7 @@ def paired_difference(
     labels, second = _check(labels, second)
 
     def figures(weights: np.ndarray) -> np.ndarray:
-        one, other = (_weighted_figures(labels, scores, weights, threshold) for scores in (first, second))
+        one, other = (weighted_figures(labels, scores, weights, threshold) for scores in (first, second))
         return one - other
 
     return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
@@ -133,8 +133,8 @@ def _counts(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return true, ends + 1 - true
 
 
-def _weighted_figures(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, threshold: float
+def weighted_figures(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, threshold: float = 0.5
 ) -> np.ndarray:
     """FIGURES of cases that count `weights` times, [m, n] to [m, 7]; NaN where a predictive value is not defined.
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..imaging.atomic import atomic_path
 from ..imaging.errors import InputError
 from .partitions import fraction_name
-from .results import FIGURES, Difference, Point, Results, sequence_differences
+from .results import FIGURES, Difference, Point, Results
 
 NAMES = {"average_precision": "Average precision", "auc": "Area under the ROC curve"}
 # The paper's names of the curves, with colours that differ in grey and to colour-blind eyes (Okabe and Ito).
@@ -49,9 +49,8 @@ def write_figures(folder: Path, results: Results) -> list[Path]:
     for name in names:
         paths.append(folder / f"curves-{name}.png")
         _draw_curves(paths[-1], results, name)
-    differences = list(sequence_differences(results))
     for name in names[1:]:
-        chosen = [each for each in differences if each.minuend[0] == name]
+        chosen = [each for each in results.sequences if each.minuend[0] == name]
         if chosen:
             paths.append(folder / f"difference-{name}.png")
             _draw_differences(paths[-1], results, name, names[0], chosen)
@@ -72,7 +71,7 @@ def _draw_curves(path: Path, results: Results, sequences: str) -> None:
             x = [places[point[2]] for point in own]
             values = [results.values(point, name) for point in own]
             spread = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in values]
-            low, high = np.percentile([results.draws(point, name) for point in own], [2.5, 97.5], axis=1)
+            low, high = zip(*(results.intervals[point, name] for point in own), strict=True)
             panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             panel.errorbar(
                 x,
@@ -106,7 +105,7 @@ def _draw_differences(path: Path, results: Results, name: str, base: str, differ
             own.sort(key=lambda each: each.minuend[2])
             x = [places[each.minuend[2]] + shifts[pretraining] for each in own]
             y = np.array([each.value for each in own])
-            bounds = np.abs(np.array([[each.low, each.high] for each in own]).T - y)
+            bounds = np.array([[y[i] - each.low, each.high - y[i]] for i, each in enumerate(own)]).T.clip(min=0.0)
             panel.errorbar(x, y, bounds, color=colour, marker=marker, capsize=3, label=label)
         panel.set_ylabel(f"{NAMES[kind]}: {name} minus {base}")
     _finish(figure, panels, path, f"{results.study.title}: {name} minus {base}", "Bars: 95 % over test patients.")

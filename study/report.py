@@ -7,7 +7,7 @@ from typing import Any
 from ..imaging.atomic import write_json
 from .definition import Study
 from .figures import check_matplotlib, write_figures
-from .results import Results, collect_results, pretraining_differences, sequence_differences
+from .results import Results, collect_results
 from .running import claim_folder
 from .tables import DIFFERENCES, SUMMARY, difference_rows, summary_rows, write_tables
 
@@ -50,8 +50,8 @@ def describe_results(results: Results) -> dict[str, Any]:
         "test": {"exams": results.exams, "positives": results.positives},
         "bootstrap": {"resamples": results.study.bootstrap, "seed": results.study.seed, "unit": "patient"},
         "summary": [dict(zip(SUMMARY, row, strict=True)) for row in summary_rows(results)],
-        "pretraining": [asdict(each) for each in pretraining_differences(results)],
-        "sequences": [asdict(each) for each in sequence_differences(results)],
+        "pretraining": [asdict(each) for each in results.pretraining],
+        "sequences": [asdict(each) for each in results.sequences],
     }
 
 
@@ -74,7 +74,7 @@ def _write_page(path: Path, results: Results, figures: list[Path], document: dic
             parts.append(figure(picture(np.asarray(image.convert("RGB")), each.stem), each.stem))
     parts += [
         heading("Points"), table(SUMMARY, summary_rows(results)),
-        heading("Pretraining"), table(DIFFERENCES, difference_rows(pretraining_differences(results))),
-        heading("Sequences"), table(DIFFERENCES, difference_rows(sequence_differences(results))),
+        heading("Pretraining"), table(DIFFERENCES, difference_rows(results.pretraining)),
+        heading("Sequences"), table(DIFFERENCES, difference_rows(results.sequences)),
     ]  # fmt: skip
     write_page(path, results.study.title, parts, document)

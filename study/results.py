@@ -1,83 +1,25 @@
 """What a study found: figures of every run, means with intervals, and paired differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from ..imaging.errors import InputError
-from ..metrics.classification import classification_figures, holm, resample_patients
-from ..pipeline.predictions import check_same_exams, read_predictions
+from ..metrics.bootstrap import bootstrap_intervals, draw_weights
+from ..metrics.classification import FIGURES as ALL_FIGURES
+from ..metrics.classification import classification_figures, holm, weighted_figures
+from ..pipeline.predictions import Predictions, check_same_exams, read_predictions
 from .definition import Study
 from .plan import Run, plan_runs
 from .running import PREDICTIONS
 
 FIGURES = ("average_precision", "auc")
+# Sequence set, pretraining, share.
 Point = tuple[str, str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """The runs of a study that are done.
-
-    Attributes:
-        study: The study.
-        planned: Number of runs of the whole study.
-        figures: Figures of each run on institution 2's test exams.
-        exams: Test exams.
-        positives: Those of class 1.
-        resampled: Per FIGURES, each run's value on every resample of the test patients, the same for all runs.
-    """
-
-    study: Study
-    planned: int
-    figures: Mapping[Run, Mapping[str, float | None]]
-    exams: int
-    positives: int
-    resampled: Mapping[str, Mapping[Run, np.ndarray]] = field(repr=False)
-
-    def points(self) -> list[Point]:
-        """Sequence set, pretraining and share of every point that has a run, in the order of the study."""
-        return list(dict.fromkeys((run.sequences, run.pretraining, run.fraction) for run in self.figures))
-
-    def runs(self, point: Point) -> list[Run]:
-        """The trials of a point."""
-        return [run for run in self.figures if (run.sequences, run.pretraining, run.fraction) == point]
-
-    def values(self, point: Point, figure: str) -> list[float]:
-        """A figure of each trial of a point."""
-        return [float(self.figures[run][figure] or 0.0) for run in self.runs(point)]
-
-    def draws(self, point: Point, figure: str) -> np.ndarray:
-        """The mean over a point's trials on every resample."""
-        return np.mean([self.resampled[figure][run] for run in self.runs(point)], axis=0)
-
-
-def collect_results(study: Study, out: Path) -> Results:
-    """Reads the predictions of a study folder.
-
-    Raises:
-        InputError: No run is done, or predictions are of other exams, incomplete or no numbers.
-    """
-    planned = list(plan_runs(study))
-    done = [run for run in planned if (run.folder(out) / PREDICTIONS).is_file()]
-    if not done:
-        raise InputError(f"{out} has no finished run.", f"Run the study first: ccella study run {study.path}.")
-    tables = {run: read_predictions(run.folder(out) / PREDICTIONS) for run in done}
-    first = tables[done[0]]
-    for table in tables.values():
-        check_same_exams(first, table)
-    figures = {run: classification_figures(table.labels, table.probabilities) for run, table in tables.items()}
-    draws: dict[str, dict[Run, list[float]]] = {name: {run: [] for run in done} for name in FIGURES}
-    for chosen in resample_patients(first.labels, first.patients, study.bootstrap, study.seed):
-        for run, table in tables.items():
-            found = classification_figures(first.labels[chosen], table.probabilities[chosen])
-            for name in FIGURES:
-                draws[name][run].append(float(found[name] or 0.0))
-    resampled = {name: {run: np.array(values) for run, values in runs.items()} for name, runs in draws.items()}
-    return Results(study, len(planned), figures, len(first.ids), int(first.labels.sum()), resampled)
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -89,8 +31,8 @@ class Difference:
         minuend: The point it is of.
         subtrahend: The point it is compared with.
         value: Difference of the means over the trials.
-        low: 2.5th percentile over the resamples.
-        high: 97.5th percentile.
+        low: Lower bound of the 95 % interval over the test patients, both points read on the same resamples.
+        high: Upper bound.
         p_value: Two-sided, from the resamples.
         p_holm: Corrected over the shares of one comparison.
     """
@@ -105,45 +47,137 @@ class Difference:
     p_holm: float
 
 
-def pretraining_differences(results: Results) -> Iterator[Difference]:
-    """Synthetic minus real, and either minus none, at every share, for each sequence set."""
-    points = set(results.points())
-    order = ("synthetic", "real", "none")
-    for figure in FIGURES:
-        for sequences in results.study.sequences:
-            for one, other in combinations(order, 2):
-                pairs = [
-                    ((sequences, one, point[2]), (sequences, other, point[2]))
-                    for point in results.points()
-                    if point[:2] == (sequences, one) and (sequences, other, point[2]) in points
-                ]
-                yield from _compare(results, figure, pairs)
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The runs of a study that are done.
+
+    Attributes:
+        study: The study.
+        planned: Number of runs of the whole study.
+        figures: Figures of each run on institution 2's test exams.
+        exams: Test exams.
+        positives: Those of class 1.
+        intervals: 95 % interval of each point's mean over its trials, by point and figure.
+        pretraining: Synthetic minus real, and either minus none, at every share.
+        sequences: Each later sequence set of the study file minus the first, at every share.
+    """
+
+    study: Study
+    planned: int
+    figures: Mapping[Run, Mapping[str, float | None]]
+    exams: int
+    positives: int
+    intervals: Mapping[tuple[Point, str], Interval]
+    pretraining: Sequence[Difference]
+    sequences: Sequence[Difference]
+
+    def points(self) -> list[Point]:
+        """Every point that has a run, in the order of the study."""
+        return list_points(self.figures)
+
+    def values(self, point: Point, figure: str) -> list[float]:
+        """A figure of each trial of a point."""
+        return [float(found[figure] or 0.0) for run, found in self.figures.items() if point_of(run) == point]
 
 
-def sequence_differences(results: Results) -> Iterator[Difference]:
-    """Each later sequence set of the study file minus the first, for each pretraining, at every share."""
-    names = list(results.study.sequences)
-    points = set(results.points())
-    for figure in FIGURES:
-        for name in names[1:]:
-            for pretraining in results.study.pretraining:
-                pairs = [
-                    (point, (names[0], pretraining, point[2]))
-                    for point in results.points()
-                    if point[:2] == (name, pretraining) and (names[0], pretraining, point[2]) in points
-                ]
-                yield from _compare(results, figure, pairs)
+def point_of(run: Run) -> Point:
+    """The point of which a run is a trial."""
+    return run.sequences, run.pretraining, run.fraction
 
 
-def _compare(results: Results, figure: str, pairs: Sequence[tuple[Point, Point]]) -> Iterator[Difference]:
-    draws = [results.draws(one, figure) - results.draws(other, figure) for one, other in pairs]
-    p_values = {str(number): two_sided(values) for number, values in enumerate(draws)}
-    corrected = holm(p_values)
-    for number, (one, other) in enumerate(pairs):
-        value = float(np.mean(results.values(one, figure)) - np.mean(results.values(other, figure)))
-        low, high = (float(bound) for bound in np.percentile(draws[number], [2.5, 97.5]))
-        name = str(number)
-        yield Difference(figure, one, other, value, low, high, p_values[name], corrected[name])
+def list_points(runs: Mapping[Run, object]) -> list[Point]:
+    """The points of runs, each once, in their order."""
+    return list(dict.fromkeys(map(point_of, runs)))
+
+
+def collect_results(study: Study, out: Path) -> Results:
+    """Reads the predictions of a study folder and computes what they show.
+
+    Raises:
+        InputError: No run is done, or predictions are of other exams, incomplete or no numbers.
+    """
+    planned = list(plan_runs(study))
+    done = [run for run in planned if (run.folder(out) / PREDICTIONS).is_file()]
+    if not done:
+        raise InputError(f"{out} has no finished run.", f"Run the study first: ccella study run {study.path}.")
+    tables = {run: read_predictions(run.folder(out) / PREDICTIONS) for run in done}
+    first = tables[done[0]]
+    for table in tables.values():
+        check_same_exams(first, table)
+    points = list_points(tables)
+    families = [*_pretraining_pairs(study, points), *_sequence_pairs(study, points)]
+    intervals, differences = _Comparison(study, tables, families).compute()
+    within = [each for each in differences if each.minuend[0] == each.subtrahend[0]]
+    across = [each for each in differences if each.minuend[0] != each.subtrahend[0]]
+    figures = {run: classification_figures(table.labels, table.probabilities) for run, table in tables.items()}
+    return Results(study, len(planned), figures, len(first.ids), int(first.labels.sum()), intervals, within, across)
+
+
+Family = list[tuple[Point, Point]]
+
+
+def _pretraining_pairs(study: Study, points: Sequence[Point]) -> Iterator[Family]:
+    for sequences in study.sequences:
+        for one, other in combinations(("synthetic", "real", "none"), 2):
+            pairs = [((sequences, one, share), (sequences, other, share)) for share in _shares(points)]
+            yield [pair for pair in pairs if set(pair) <= set(points)]
+
+
+def _sequence_pairs(study: Study, points: Sequence[Point]) -> Iterator[Family]:
+    base, *others = study.sequences
+    for name in others:
+        for pretraining in study.pretraining:
+            pairs = [((name, pretraining, share), (base, pretraining, share)) for share in _shares(points)]
+            yield [pair for pair in pairs if set(pair) <= set(points)]
+
+
+def _shares(points: Sequence[Point]) -> list[float]:
+    return sorted({share for _, _, share in points})
+
+
+class _Comparison:
+    """Means of all points and differences of pairs on the same resamples of the test patients."""
+
+    def __init__(self, study: Study, tables: Mapping[Run, Predictions], families: Sequence[Family]) -> None:
+        self._study, self._tables, self._families = study, tables, families
+        self._points = list_points(tables)
+        self._pairs = [pair for family in families for pair in family]
+        self._any = next(iter(tables.values()))
+
+    def compute(self) -> tuple[dict[tuple[Point, str], Interval], list[Difference]]:
+        labels, patients, study = self._any.labels, self._any.patients, self._study
+        values = self._columns(np.ones((1, len(labels))))[0]
+        found = bootstrap_intervals(self._columns, patients, labels, repeats=study.bootstrap, seed=study.seed)
+        # Average precision and area are defined on every resample: each has both classes.
+        bounds = [interval for interval in found if interval is not None]
+        weights = draw_weights(patients, labels, repeats=study.bootstrap, seed=study.seed)
+        draws = np.concatenate([self._columns(block) for block in weights])
+        width = len(FIGURES)
+        keys = [(point, figure) for point in self._points for figure in FIGURES]
+        intervals = dict(zip(keys, bounds, strict=False))
+        differences = []
+        column = len(keys)
+        for family in self._families:
+            for offset, figure in enumerate(FIGURES):
+                columns = [column + width * number + offset for number in range(len(family))]
+                p_values = [two_sided(draws[:, each]) for each in columns]
+                corrected = holm({str(number): p for number, p in enumerate(p_values)})
+                for number, (pair, each) in enumerate(zip(family, columns, strict=True)):
+                    numbers = (float(values[each]), *bounds[each], p_values[number], corrected[str(number)])
+                    differences.append(Difference(figure, *pair, *numbers))
+            column += width * len(family)
+        return intervals, differences
+
+    def _columns(self, weights: np.ndarray) -> np.ndarray:
+        """Both figures of every point, then of every pair's difference: [m, n] to [m, columns]."""
+        chosen = [ALL_FIGURES.index(name) for name in FIGURES]
+        trials: dict[Point, list[np.ndarray]] = {}
+        for run, table in self._tables.items():
+            figures = weighted_figures(table.labels, table.probabilities, weights)[:, chosen]
+            trials.setdefault(point_of(run), []).append(figures)
+        means = {point: np.mean(each, axis=0) for point, each in trials.items()}
+        parts = [means[point] for point in self._points] + [means[one] - means[other] for one, other in self._pairs]
+        return np.concatenate(parts, axis=1)
 
 
 def two_sided(draws: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from ..imaging.atomic import write_text
 from ..metrics.classification import FIGURES as ALL_FIGURES
 from .partitions import fraction_name
-from .results import FIGURES, Difference, Results, pretraining_differences, sequence_differences
+from .results import FIGURES, Difference, Results
 
 Row = tuple[object, ...]
 SUMMARY = ("sequences", "pretraining", "percent", "figure", "trials", "mean", "sd", "low", "high")
@@ -22,8 +22,8 @@ def write_tables(folder: Path, results: Results) -> dict[str, Path]:
     tables: dict[str, tuple[Sequence[str], Iterable[Row]]] = {
         "runs": (("sequences", "pretraining", "percent", "trial", *ALL_FIGURES), run_rows(results)),
         "summary": (SUMMARY, summary_rows(results)),
-        "pretraining": (DIFFERENCES, difference_rows(pretraining_differences(results))),
-        "sequences": (DIFFERENCES, difference_rows(sequence_differences(results))),
+        "pretraining": (DIFFERENCES, difference_rows(results.pretraining)),
+        "sequences": (DIFFERENCES, difference_rows(results.sequences)),
     }
     paths = {}
     for name, (columns, rows) in tables.items():
@@ -52,10 +52,10 @@ def summary_rows(results: Results) -> list[Row]:
         for figure in FIGURES:
             values = results.values(point, figure)
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            low, high = np.percentile(results.draws(point, figure), [2.5, 97.5])
+            low, high = results.intervals[point, figure]
             rows.append(
                 (point[0], point[1], fraction_name(point[2]), figure, len(values), _short(float(np.mean(values))),
-                 _short(spread), _short(float(low)), _short(float(high)))
+                 _short(spread), _short(low), _short(high))
             )  # fmt: skip
     return rows
 
