@@ -12,6 +12,7 @@ Needs matplotlib (the extra `figures`).
 import argparse
 import json
 import time
+import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -187,6 +188,8 @@ def main() -> None:
     parser.add_argument("--extractor", default="pyramid")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ and bench/results/ alone: a trial")
     options = parser.parse_args()
+    # A trial with few exams leaves resamples without spread, and each of them would warn.
+    warnings.simplefilter("ignore")
     if options.guidance is None:
         options.guidance = find_card(options.model).sampler.guidance_scale
     phantoms = options.work / f"phantoms-{options.n}"

@@ -79,6 +79,7 @@ def write_images(
     affine: np.ndarray,
     data: Mapping[str, Any],
     bounds: Sequence[Mapping[str, float]] | None = None,
+    listed: bool = True,
 ) -> list[Record]:
     """Writes an item's images with their sidecars, one per channel, in the units of the card.
 
@@ -90,6 +91,7 @@ def write_images(
         affine: 4x4, voxel to RAS mm.
         data: What all the item's sidecars say.
         bounds: Values that 0 and 1 stand for, per channel, where the item stems from a measured image.
+        listed: Also list them in the manifest; otherwise `run.keep` has to.
 
     Returns:
         One record per channel.
@@ -116,7 +118,7 @@ def write_images(
             },
         )
         store = partial(write, array=array, affine=affine, description=description)
-        records.append(run.write_artefact(record, store))
+        records.append(run.write_artefact(record, store) if listed else run.store_artefact(record, store))
     return records
 
 

@@ -221,7 +221,7 @@ class RunFolder:
         return records
 
     def keep(self, records: Sequence[Record]) -> None:
-        """Lists the records of an item that was found done; items are kept and written in input order."""
+        """Lists the records of an item that was found done or stored; items are listed in input order."""
         with self._writing(self._manifest.path):
             for record in records:
                 self._manifest.add(record)
@@ -239,11 +239,16 @@ class RunFolder:
         Raises:
             RunFolderError: The folder is full or not writable.
         """
+        record = self.store_artefact(record, write)
+        self.keep([record])
+        return record
+
+    def store_artefact(self, record: Record, write: Callable[[Path], None]) -> Record:
+        """As `write_artefact`, but `keep` has to list it; several threads may store different items at a time."""
         with self._writing(record.path):
             write(record.path)
             record = replace(record, data={**record.data, "sha256": digest_file(record.path)})
             write_json(sidecar_path(record.path), record.to_json(relative_to=self.path))
-            self._manifest.add(record)
         return record
 
     def records(self) -> Iterator[Record]:

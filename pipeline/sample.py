@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from .encode import ItemCallback
 from .errors import FailureLog
 from .images import Preview, choose_spacing, grid_affine, image_names, write_images
 from .latents import latent_name, write_tensors
+from .overlap import choose_writers, run_behind
 from .prompts import PromptItem
 from .provenance import execution_entry, licence_entry, model_entry
 from .run_folder import RunFolder
@@ -127,8 +128,8 @@ class _Sampler:
         latents: torch.Tensor = load_family(self.card.family).unscale_latent(self.card, z)
         return latents, [float(p) for p in plan.class_probability]
 
-    def write(self, job: _Job, z: torch.Tensor, probability: float) -> list[Record]:
-        """Decodes one item's latent C ... and writes its images, or writes the latent."""
+    def finish(self, job: _Job, z: torch.Tensor, probability: float) -> Callable[[], list[Record]]:
+        """Decodes one item's latent C ..., and gives what stores its images, or the latent, in whichever thread."""
         if not bool(torch.isfinite(z).all()):
             raise ArithmeticError("The sampler gave values that are not finite; try --precision fp32 or more steps.")
         label = job.item.class_label
@@ -151,9 +152,10 @@ class _Sampler:
             path = self.run.artefact_path(job.item.id, latent_name(job.item.id))
             extra = {"channels": list(self.card.image.channel_names), "affine": affine.tolist(), "shape": list(z.shape)}
             record = Record(job.item.id, "latent", path, {**data, **extra})
-            return [self.run.write_artefact(record, lambda path: write_tensors(path, {"z": z}))]
+            return lambda: [self.run.store_artefact(record, lambda path: write_tensors(path, {"z": z}))]
         x = decode_images(self.card, self.autoencoder, z[None].to(self.runtime.dtype), self.settings.memory_bytes)
-        return write_images(self.run, self.card, job.item.id, to_image(x[0]), affine=affine, data=data)
+        image = to_image(x[0])
+        return partial(write_images, self.run, self.card, job.item.id, image, affine=affine, data=data, listed=False)
 
 
 def sample(
@@ -169,6 +171,7 @@ def sample(
     warn: Callable[[str], None] | None = None,
     on_item: ItemCallback | None = None,
     on_step: StepCallback | None = None,
+    writers: int | None = None,
 ) -> Iterator[Record]:
     """Samples items. What comes out for an item depends on its prompt, conditions and seed, not on its batch or shard.
 
@@ -184,6 +187,8 @@ def sample(
         warn: Called with a sentence the user should see, such as a prompt that was cut.
         on_item: Called with an item's id when it is through: with None, or with what it failed of.
         on_step: Called after every step of a batch.
+        writers: Threads that write finished items while the next are made, and so many images held in memory; 0 writes
+            in between. None decides by the device. What is written, and in which order, does not depend on it.
 
     Yields:
         The records of each item, one after another: a `volume` per channel, or one `latent` (tensor `z` in the
@@ -216,7 +221,7 @@ def sample(
         warn or (lambda sentence: None),
         on_step or (lambda ids, done, steps: None),
     )
-    return _sample_all(sampler, jobs, on_item)
+    return _sample_all(sampler, jobs, choose_writers(runtime.device) if writers is None else writers, on_item)
 
 
 def _decide(item: PromptItem, card: Card) -> _Job:
@@ -231,19 +236,25 @@ def _decide(item: PromptItem, card: Card) -> _Job:
     return _Job(item, item.seed, choose_spacing(card, item.spacing_mm, item.id))
 
 
-def _sample_all(sampler: _Sampler, jobs: Sequence[_Job], on_item: ItemCallback | None) -> Iterator[Record]:
+def _sample_all(
+    sampler: _Sampler, jobs: Sequence[_Job], writers: int, on_item: ItemCallback | None
+) -> Iterator[Record]:
     log, preview = FailureLog(), Preview(sampler.run, sampler.card)
-    for group in _group(sampler, jobs):
-        for job, outcome in _finish_group(sampler, group):
-            log.total += 1
-            error = outcome if isinstance(outcome, ArithmeticError) else None
-            if error is not None:
-                log.add(job.item.id, error)
-            for record in [] if isinstance(outcome, ArithmeticError) else outcome:
-                preview.add(record)
-                yield record
-            if on_item is not None:
-                on_item(job.item.id, error)
+    for job, store in run_behind(_make_all(sampler, jobs), writers):
+        log.total += 1
+        records: list[Record] = []
+        failure = None
+        try:
+            records = store()
+        except ArithmeticError as error:
+            failure = error
+            log.add(job.item.id, error)
+        sampler.run.keep(records)
+        for record in records:
+            preview.add(record)
+            yield record
+        if on_item is not None:
+            on_item(job.item.id, failure)
     if not sampler.settings.latents_only:
         preview.write()
     log.finish()
@@ -265,18 +276,21 @@ def _group(sampler: _Sampler, jobs: Sequence[_Job]) -> Iterator[list[tuple[_Job,
         yield group
 
 
-def _finish_group(
-    sampler: _Sampler, group: Sequence[tuple[_Job, list[Record] | None]]
-) -> Iterator[tuple[_Job, list[Record] | ArithmeticError]]:
-    """Samples what is to be made; gives every item's records, or what it failed of, in input order."""
-    pending = [job for job, done in group if done is None]
-    made = iter(zip(*sampler.denoise(pending), strict=True) if pending else ())
-    for job, done in group:
-        if done is not None:
-            sampler.run.keep(done)
-            yield job, done
-            continue
-        try:
-            yield job, sampler.write(job, *next(made))
-        except ArithmeticError as error:
-            yield job, error
+def _make_all(sampler: _Sampler, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Callable[[], list[Record]]]]:
+    """Denoises and decodes what is to be made; gives for every item, in input order, what stores it or fails."""
+    for group in _group(sampler, jobs):
+        pending = [job for job, done in group if done is None]
+        made = iter(zip(*sampler.denoise(pending), strict=True) if pending else ())
+        for job, done in group:
+            if done is not None:
+                yield job, partial(list, done)
+                continue
+            try:
+                store = sampler.finish(job, *next(made))
+            except ArithmeticError as error:
+                store = partial(_fail, error)
+            yield job, store
+
+
+def _fail(error: Exception) -> list[Record]:
+    raise error
