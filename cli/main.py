@@ -28,6 +28,7 @@ COMMANDS = {
     "zoo": "zoo",
     "phantom": "phantom",
     "bench": "bench",
+    "doctor": "doctor",
 }
 
 

@@ -212,7 +212,7 @@ def _counter(on_bytes: Callable[[int], None]) -> type[Any]:
     """A silent progress bar that passes on how many bytes came in."""
     from huggingface_hub.utils import tqdm
 
-    class Counter(tqdm):  # type: ignore[misc]
+    class Counter(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # The second of the two bars of a chunked transfer counts the same bytes before they are put together.
             self._counts = not str(kwargs.get("desc", "")).endswith("downloading bytes")

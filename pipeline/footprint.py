@@ -1,0 +1,130 @@
+"""How much memory a model needs to sample, found from the shapes of its tensors without giving them memory."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..zoo.card import Card
+from ..zoo.family import load_family
+from .sampler_settings import SampleSettings
+
+# Token features of a report of usual length.
+TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that sampling needs on the device, beside the text encoder, which may lie elsewhere.
+
+    Attributes:
+        weights: Of each part that runs on latents.
+        activations: Most bytes of tensors that live at once, beside the weights, by stage. What a library reserves
+            for itself comes on top.
+    """
+
+    weights: Mapping[str, int]
+    activations: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All weights, and the stage that needs the most."""
+        return sum(self.weights.values()) + max(self.activations.values())
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the storages of tensors that operations make, from the first use to the last reference."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._seen = {id(tensor.untyped_storage()) for tensor in known}
+        # An id is unique only as long as its object lives.
+        self._held = [tensor.untyped_storage() for tensor in known]
+        self._live = 0
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._follow(leaf.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._live -= size
+
+
+def count_peak(compute: Callable[[], Any], *, known: list[torch.Tensor]) -> int:
+    """Most bytes that live at once while `compute` runs, beside the tensors in `known`; see `_LiveBytes`."""
+    with torch.no_grad(), _LiveBytes(known) as live:
+        compute()
+    return live.peak
+
+
+def estimate_footprint(card: Card, settings: SampleSettings, dtype: torch.dtype) -> Footprint:
+    """What sampling with a model needs in PyTorch, whether or not its weights are here.
+
+    Args:
+        card: A model that makes images.
+        settings: Timestep table, guidance and batch size.
+        dtype: Number format of weights and activations.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    family = load_family(card.family)
+    networks = {name: _build_empty(card, name) for name in ("denoiser", "autoencoder")}
+    with FakeTensorMode():
+        for network in networks.values():
+            network._apply(lambda tensor: torch.empty(tensor.shape, dtype=dtype))
+            network.eval().requires_grad_(False)
+        denoiser, autoencoder = networks["denoiser"], networks["autoencoder"]
+        known = [*denoiser.parameters(), *autoencoder.parameters(), *denoiser.buffers(), *autoencoder.buffers()]
+        text = torch.zeros(TOKENS, family.text_width(card), dtype=dtype)
+        items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes))] * settings.batch_size
+        z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=dtype)
+        plans = []
+
+        def prepare() -> None:
+            plans.append(
+                family.prepare(
+                    card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale,
+                    null_text=text[:1],
+                )
+            )  # fmt: skip
+
+        activations = {
+            "adapter": count_peak(prepare, known=known),
+            "step": count_peak(lambda: plans[0].predict(z, 0), known=known),
+            "decode": count_peak(lambda: family.decode_latent(card, autoencoder, z[:1]), known=known),
+        }
+        weights = {
+            name: sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+            for name, network in networks.items()
+        }
+    return Footprint(weights, activations)
+
+
+def _build_empty(card: Card, name: str) -> torch.nn.Module:
+    """A part without memory for its weights, and so without the start that training would give them."""
+    part = card.part(name)
+    if "start" in part.config:
+        part = replace(part, config={**part.config, "start": "random"})
+    with torch.device("meta"):
+        network: torch.nn.Module = load_family(card.family).build(part)
+    return network
