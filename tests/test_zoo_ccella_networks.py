@@ -187,7 +187,7 @@ def test_coordinates_are_the_voxels_centres_and_widen_the_first_convolution_alon
     with torch.no_grad():
         located(z, torch.tensor([1, 2]), None, torch.zeros(2, 2), torch.ones(2, 3))
     x, y, last = seen[0][1, 2:]
-    assert x[:, 0, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
-    assert y[0, :, 0].tolist() == [-0.5, 0.5]
-    assert last[0, 0].tolist() == [-0.875 + 0.25 * place for place in range(8)]
+    assert x[:, 0, 0].tolist() == [-3.0, -1.0, 1.0, 3.0]
+    assert y[0, :, 0].tolist() == [-2.0, 2.0]
+    assert last[0, 0].tolist() == [-3.5 + place for place in range(8)]
     assert torch.equal(x, x[:, :1, :1].expand_as(x))

@@ -17,6 +17,8 @@ from torch import Tensor
 from .config import UNetConfig
 
 SPACING_SCALE = 100.0
+# Three coordinates stand beside dozens of noisy latent channels; at their own size a convolution hardly hears them.
+COORDINATE_SCALE = 4.0
 
 
 class UNet(DiffusionModelUNetMaisi):
@@ -97,9 +99,9 @@ class UNet(DiffusionModelUNetMaisi):
 
 
 def _coordinates(z: Tensor) -> Tensor:
-    """Centre of each voxel along each axis, -1 to 1 from border to border: [B, axes, ...] for latents [B, C, ...]."""
+    """Centre of each voxel along each axis, scaled, 0 in the middle: [B, axes, ...] for latents [B, C, ...]."""
     axes = []
     for axis, size in enumerate(z.shape[2:]):
-        line = (2 * torch.arange(size, device=z.device, dtype=torch.float32) + 1) / size - 1
+        line = COORDINATE_SCALE * ((2 * torch.arange(size, device=z.device, dtype=torch.float32) + 1) / size - 1)
         axes.append(line.view([-1 if a == axis else 1 for a in range(z.ndim - 2)]).expand(z.shape[2:]))
     return torch.stack(axes).to(z.dtype).expand(z.shape[0], -1, *z.shape[2:])
