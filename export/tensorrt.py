@@ -143,13 +143,7 @@ def _mismatch(plan: Path, key_file: Path, key: EngineKey) -> str | None:
 
 
 def build_engine(onnx_file: Path, record: GraphRecord, key: EngineKey, timing_cache: Path) -> bytes:
-    """Builds a serialised engine.
-
-    Args:
-        onnx_file: The exported graph.
-        record: Its record, which names the inputs.
-        key: Its profile holds for every input.
-        timing_cache: Measured kernel times of this GPU; read where it is there, and written back.
+    """Builds a serialised engine of a graph; `timing_cache`, kernel times of this GPU, is read and written back.
 
     Raises:
         InputError: TensorRT cannot parse or build the graph.
@@ -247,15 +241,7 @@ class TensorRTNet:
 
 @dataclass(frozen=True)
 class TensorRTRuntime:
-    """Executes engines.
-
-    Attributes:
-        gpu: Where they run.
-        precision: Of the graphs they were built from.
-        parts: The card's part that each graph belongs to.
-        engines: Plan, record and key of each graph.
-        name: What sidecars record.
-    """
+    """Executes engines; `parts` is the card's part of each graph, `engines` its plan, record and key."""
 
     gpu: Gpu
     precision: str
