@@ -102,8 +102,7 @@ def hub(tmp_path, monkeypatch):
     (folder / "refs" / "main").write_text("a" * 40, encoding="utf-8")
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, snapshot / "resnet_50_23dataset.pth")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return network.eval(), snapshot / "resnet_50_23dataset.pth", tmp_path
 
@@ -149,7 +148,7 @@ def test_a_pickle_with_code_is_refused_unexecuted(tmp_path, monkeypatch, capsys)
 
 
 def test_weights_that_are_not_here_name_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsMissingError, match=r"ResNet50\.pt") as caught:
         load_extractor(find_extractor("radimagenet-resnet50-torch"))
     assert "Lab-Rasool/RadImageNet" in caught.value.remedy
