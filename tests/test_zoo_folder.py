@@ -69,7 +69,7 @@ def test_a_hub_file_that_is_not_cached_says_how_to_get_it(model, monkeypatch, tm
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsMissingError, match="flan-t5-xxl") as caught:
         part_paths(model, "text_encoder")
-    assert caught.value.remedy.startswith("With network access run: hf download google/flan-t5-xxl")
+    assert caught.value.remedy.startswith("With network access run: ccella zoo pull ccella")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
