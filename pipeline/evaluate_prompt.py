@@ -12,8 +12,8 @@ from ..imaging.exams import Exam, find_exams, load_exam
 from ..imaging.phantom.findings import Findings
 from ..imaging.spec import ImageSpec
 from ..metrics.classification import classification_figures
-from ..metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings
-from ..zoo.phantom_reader import WEIGHTS, load_reader, look
+from ..metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
+from ..zoo.phantom_reader import POOL, WEIGHTS, load_reader, segment
 from ..zoo.record import group_items
 from ..zoo.registry import DEFAULT_MODEL, find_card
 from ..zoo.runs import find_manifests, read_run
@@ -94,7 +94,8 @@ def truth_of(findings: Findings) -> Truth:
 
 def _read(reader: "nn.Module", exam: Exam, spec: ImageSpec) -> Reading:
     assert spec.spacing_mm is not None  # the bundled card states it
-    return look(reader, load_exam(exam, spec).array, spec.spacing_mm)
+    x, y, z = spec.spacing_mm
+    return read_exam(*segment(reader, load_exam(exam, spec).array), (x * POOL, y * POOL, z))
 
 
 def _read_truths(generated: Mapping[str, Exam], phantoms: Path, originals: Mapping[str, Exam]) -> dict[str, Truth]:

@@ -3,13 +3,11 @@
 Its weights ship with the package; `bench/reader.py` trains them again.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..metrics.prompt_fidelity import Reading, read_exam
 from .card import FileRef
 from .loading import find_file
 
@@ -62,17 +60,18 @@ def pool(image: "Tensor") -> "Tensor":
     return functional.avg_pool3d(image, (POOL, POOL, 1))
 
 
-def look(reader: "nn.Module", image: np.ndarray, spacing_mm: Sequence[float]) -> Reading:
-    """The reading of an exam.
+def segment(reader: "nn.Module", image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the reader sees in an exam, at its own resolution; voxels are POOL times as wide along x and y.
 
     Args:
         reader: From `load_reader`.
         image: t2w, hbv and adc in 0..1, [3, x, y, z].
-        spacing_mm: Of the image along x, y, z.
+
+    Returns:
+        Class probabilities [5, x / POOL, y / POOL, z] and the pooled adc.
     """
     import torch
 
     with torch.no_grad():
         pooled = pool(torch.from_numpy(image).float())
-        probabilities = reader(pooled[None]).softmax(1)[0].numpy()
-    return read_exam(probabilities, pooled[2].numpy(), (spacing_mm[0] * POOL, spacing_mm[1] * POOL, spacing_mm[2]))
+        return reader(pooled[None]).softmax(1)[0].numpy(), pooled[2].numpy()
