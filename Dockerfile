@@ -1,33 +1,65 @@
 # CPU:  docker build -t ccella .
-# GPU:  docker build -t ccella:gpu --build-arg BASE_IMAGE=<image with CUDA and Python 3.11> --build-arg EXTRA=gpu .
-# TORCH_INDEX names a package index for torch alone, such as the one with CPU builds.
+# GPU:  docker build -t ccella:gpu --build-arg EXTRA=gpu .
+#   BASE_IMAGE   any image with Python 3.11 or later and its venv module; torch brings its own CUDA libraries
+#   EXTRA        cpu or gpu: which ONNX Runtime, and TensorRT
+#   TORCH_INDEX  package index for torch alone, such as the one with CPU builds (the default one serves CUDA builds)
+# Targets: runtime (the default) and train, which adds TensorBoard. See docs/docker.md.
 ARG BASE_IMAGE=python:3.11-slim
-FROM ${BASE_IMAGE}
 
+FROM ${BASE_IMAGE} AS dependencies
 ARG EXTRA=cpu
 ARG TORCH_INDEX=""
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# pip stays outside of what the final image takes over.
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
+# The largest package changes seldom: its layer stays when others change.
+COPY constraints.txt /build/
+RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt \
+        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
+COPY pyproject.toml /build/
+RUN python3 -c 'import sys, tomllib; p = tomllib.load(open("/build/pyproject.toml", "rb"))["project"]; \
+print(*p["dependencies"], *p["optional-dependencies"][sys.argv[1]], sep="\n")' "${EXTRA}" > /build/requirements.txt \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt -r /build/requirements.txt \
+    && rm -rf /opt/venv/lib/python3*/site-packages/torch/include \
+    && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
 
-ENV PYTHONDONTWRITEBYTECODE=1 \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
+# The program has a layer of its own, so that a new version is a few megabytes.
+FROM dependencies AS program
+COPY . /build/source/
+RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --target /opt/ccella /build/source \
+    && chmod -R a+rX /opt/ccella
 
-# The large packages change seldom: they stay in a layer of their own.
-COPY constraints.txt /tmp/constraints.txt
-RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --quiet -c /tmp/constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
+FROM dependencies AS train-dependencies
+RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt tensorboard
 
-COPY . /opt/ccella
-RUN /opt/venv/bin/pip install --quiet -c /tmp/constraints.txt "/opt/ccella[${EXTRA}]" \
-    && rm -rf /opt/ccella /tmp/constraints.txt \
-    && useradd --create-home --uid 1000 ccella \
-    && mkdir -p /work /cache \
-    && chown ccella:ccella /work /cache
-
-# Any user id may run the container (docker run --user): nothing is written to HOME or to the installation.
-ENV PATH="/opt/venv/bin:${PATH}" \
-    HF_HOME=/cache
-
-USER ccella
-WORKDIR /work
+FROM ${BASE_IMAGE} AS base
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="ccella" \
+      org.opencontainers.image.description="Labelled synthetic medical images from models that labs train themselves" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Any user id may run it, over a read-only root: HOME and temporary files are in /tmp, weights in /cache, and the user
+# has a name although the id has no account.
+ENV PATH="/opt/ccella/bin:/opt/venv/bin:${PATH}" \
+    PYTHONPATH=/opt/ccella \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    USER=ccella \
+    HF_HOME=/cache \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN mkdir -p /data /cache && chmod 1777 /data /cache
+HEALTHCHECK NONE
+WORKDIR /data
 ENTRYPOINT ["ccella"]
 CMD ["--help"]
+
+FROM base AS train
+COPY --from=train-dependencies /opt/venv /opt/venv
+COPY --from=program /opt/ccella /opt/ccella
+USER 10001:10001
+
+FROM base AS runtime
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=program /opt/ccella /opt/ccella
+USER 10001:10001

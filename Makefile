@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check lint types wheel bundled clean
+.PHONY: help setup demo test check lint types wheel bundled docker-check clean
 .NOTPARALLEL:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make check    lint, types, tests and the wheel's contents"
 	@echo "make wheel    build dist/ccella-*.whl"
 	@echo "make bundled  train the bundled model again"
+	@echo "make docker-check  build the container image and try it (BASE_IMAGE, BUILD_FLAGS)"
 	@echo "make setup    only make .venv; make clean removes what was built"
 
 setup: $(STAMP)
@@ -59,6 +60,9 @@ wheel: $(STAMP)
 
 bundled: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/train_bundled.sh
+
+docker-check: $(STAMP)
+	@bench/container.sh
 
 clean:
 	@rm -rf build dist demo *.egg-info .typing .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ mkdir -p "$output"
 
 docker build --quiet --tag ccella "$here"
 # --network none: once the image is built, nothing is fetched and nothing leaves the machine.
-docker run --rm --network none --user "$(id -u):$(id -g)" \
+docker run --rm --network none --read-only --tmpfs /tmp --cap-drop all --user "$(id -u):$(id -g)" \
     --volume "$(cd "$(dirname "$report")" && pwd):/in:ro" \
     --volume "$(cd "$output" && pwd):/out" \
     ccella sample --prompt "/in/$(basename "$report")" -o /out --resume
