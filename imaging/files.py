@@ -37,6 +37,8 @@ SCANNER_CODE = 1
 AFFINE_KEY = "affine_ras_mm_float64"
 # The qform is left out where it would put a corner of the grid further off than this.
 QFORM_LIMIT_MM = 1e-3
+# Outside of this a header is damaged, or speaks of another unit.
+SPACING_LIMITS_MM = (1e-3, 1e3)
 # Sizes in a NIfTI-1 header are 16-bit.
 MAX_AXIS = 2**15 - 1
 # Fast, and within some percent of the best for noisy float data.
@@ -83,12 +85,15 @@ def _load_nifti(path: Path) -> "Nifti1Image":
     """Reads a NIfTI header."""
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.nifti1 import Nifti1Image
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        image = nib.load(path)
-    except (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError) as error:
+        # What it would log, such as an unknown type, is an error here or mended by it.
+        with LoggingOutputSuppressor():
+            image = nib.load(path)
+    except (ImageFileError, HeaderDataError, EOFError, OSError, OverflowError, zlib.error, ValueError) as error:
         raise InputError(
             f"{path} is not a readable NIfTI file: {str(error) or type(error).__name__}.",
             "Copy or download the file again.",
@@ -110,7 +115,7 @@ def _read_nifti(path: Path) -> Volume:
     header = image.header
     on_disk = path.stat().st_size
     packed = path.name.lower().endswith(".gz")
-    present = on_disk * DEFLATE_LIMIT if packed else on_disk - int(header.get_data_offset())
+    present = (on_disk * DEFLATE_LIMIT if packed else on_disk) - int(image.dataobj.offset)
     check_claim(path, shape, header.get_data_dtype().itemsize, present)
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise InputError(
@@ -213,12 +218,18 @@ def check_volume(volume: Volume, name: str) -> None:
         name: For the message: the channel, or the path.
 
     Raises:
-        InputError: The volume is a single slice, holds NaN or infinity, or is constant.
+        InputError: The volume is a single slice, has impossible voxels, holds NaN or infinity, or is constant.
     """
     if min(volume.shape) < 2:
         raise InputError(
             f"{name} is a single slice ({' x '.join(str(s) for s in volume.shape)}) where a volume is due.",
             "Give a 3-D image with several slices.",
+        )
+    spacing = volume.spacing_mm
+    if min(spacing) < SPACING_LIMITS_MM[0] or max(spacing) > SPACING_LIMITS_MM[1]:
+        raise InputError(
+            f"{name} has voxels of {' x '.join(f'{step:.3g}' for step in spacing)} mm.",
+            f"Voxels are {SPACING_LIMITS_MM[0]:g} to {SPACING_LIMITS_MM[1]:g} mm large: repair the file's header.",
         )
     if volume.data.dtype.kind == "f":
         bad = int(volume.data.size - np.isfinite(volume.data).sum())

@@ -4,7 +4,8 @@ SimpleITK arrays are indexed `[z, y, x]` and its positions are LPS (left, poster
 place that turns both into this package's `[x, y, z]` and RAS.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +23,12 @@ MAX_VOXELS = 2**31
 DEFLATE_LIMIT = 1032
 # The distance of two slices may differ from the usual one by this fraction; where one is missing it is twice as long.
 UNEVEN_LIMIT = 0.05
+# The library loses its place in a MetaImage's header after a field of more letters.
+LONGEST_FIELD = 2000
 ELEMENT_BYTES = {
-    "MET_CHAR": 1,
-    "MET_UCHAR": 1,
-    "MET_SHORT": 2,
-    "MET_USHORT": 2,
-    "MET_INT": 4,
-    "MET_UINT": 4,
-    "MET_FLOAT": 4,
-    "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8,
-    "MET_DOUBLE": 8,
-}
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_FLOAT": 4,
+    "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_DOUBLE": 8,
+}  # fmt: skip
 
 
 @contextmanager
@@ -132,13 +127,44 @@ def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
             key, _, value = line.decode("latin-1").partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
+                _check_fields(path, fields)
                 return fields, file.tell()
-    raise InputError(f"{path} is not a MetaImage: its header does not end in ElementDataFile.", "Write the file again.")
+    raise InputError(f"{path} cannot be read: no MetaImage header ends in ElementDataFile there.", "Write it again.")
 
 
-def _check_metaimage(path: Path, shape: Sequence[int]) -> None:
+def _check_fields(path: Path, fields: Mapping[str, str]) -> None:
+    """Refuses header fields that the library would complain of on standard error."""
+    longest = max(fields, key=lambda name: len(fields[name]))
+    if len(fields[longest]) > LONGEST_FIELD:
+        raise InputError(f"{path}: {longest[:80]} in its header has {len(fields[longest])} letters.", "Write it again.")
+    axes = fields.get("NDims", "")
+    numbers = {"NDims": 1, "DimSize": int(axes) if re.fullmatch("[1-9]", axes) else 1}
+    for name, count in numbers.items():
+        if not re.fullmatch(r"\d{1,18}(\s+\d{1,18})*", fields.get(name, "")) or len(fields[name].split()) != count:
+            raise InputError(
+                f"{path}: its header has {name} = {fields.get(name, '')[:80]!r}; {count} whole numbers are due.",
+                "Write the file again.",
+            )
+    if fields.get("ElementType") not in ELEMENT_BYTES:
+        raise InputError(
+            f"{path}: its header has ElementType = {fields.get('ElementType', '')[:80]!r}, no type of scalars.",
+            f"Write the file again with one of {', '.join(ELEMENT_BYTES)}.",
+        )
+    for name in ("BinaryData", "CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"):
+        if fields.get(name, "True").lower() not in ("true", "false"):
+            raise InputError(f"{path}: its header has {name} = {fields[name][:80]!r}.", "Write True or False there.")
+    if fields.get("BinaryData", "True").lower() == "false":
+        raise InputError(f"{path} holds its voxels as text.", "Write the file again with BinaryData = True.")
+    size = fields.get("CompressedDataSize", "0")
+    if not re.fullmatch(r"\d{1,18}", size):
+        raise InputError(f"{path}: its header has CompressedDataSize = {size[:80]!r}.", "Write the file again.")
+
+
+def _check_metaimage(path: Path) -> None:
     """Compares a MetaImage's header with the bytes that are there: the library reads short data with noise only."""
     fields, header_bytes = _metaimage_header(path)
+    shape = [int(size) for size in fields["DimSize"].split()]
+    _check_axes(path, shape)
     source = fields["ElementDataFile"]
     if source.upper() == "LOCAL":
         present = path.stat().st_size - header_bytes
@@ -146,20 +172,21 @@ def _check_metaimage(path: Path, shape: Sequence[int]) -> None:
         if source.upper().startswith("LIST") or "%" in source:
             return
         data_path = path.parent / source
-        if not data_path.is_file():
+        # A name of more than 255 bytes is none; asking for it is an error of its own.
+        if len(source) > 255 or not data_path.is_file():
             raise InputError(
-                f"{path}: its data file {source!r} does not exist beside it.", "Copy both files into one folder."
+                f"{path}: its data file {source[:80]!r} does not exist beside it.", "Copy both files into one folder."
             )
         present = data_path.stat().st_size
     if fields.get("CompressedData", "False").lower() == "true":
-        stored = int(fields.get("CompressedDataSize", "0") or 0)
+        stored = int(fields.get("CompressedDataSize", "0"))
         if stored > present:
             raise InputError(
                 f"{path}: the file is truncated: {present} of {stored} compressed bytes are there.",
                 "Copy or download the file again.",
             )
         present *= DEFLATE_LIMIT
-    check_claim(path, shape, ELEMENT_BYTES.get(fields.get("ElementType", ""), 1), present)
+    check_claim(path, shape, ELEMENT_BYTES[fields["ElementType"]], present)
 
 
 def read_itk_file(path: Path) -> Volume:
@@ -178,6 +205,9 @@ def read_itk_file(path: Path) -> Volume:
 
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    metaimage = path.suffix.lower() in (".mha", ".mhd")
+    if metaimage:
+        _check_metaimage(path)
     with _quiet():
         try:
             reader.ReadImageInformation()
@@ -185,9 +215,7 @@ def read_itk_file(path: Path) -> Volume:
             raise InputError(f"{path} cannot be read: {_reason(error)}.", "Check that the file is whole.") from error
         size = reader.GetSize()
         _check_axes(path, size)
-        if path.suffix.lower() in (".mha", ".mhd"):
-            _check_metaimage(path, size)
-        else:
+        if not metaimage:
             check_claim(path, size, 1, path.stat().st_size * DEFLATE_LIMIT)
         try:
             image = reader.Execute()

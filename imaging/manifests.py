@@ -23,7 +23,7 @@ from .layouts import (
     read_report,
     read_table,
 )
-from .names import channel_names
+from .names import channel_names, check_storable
 
 MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson")
 
@@ -59,6 +59,7 @@ def _text(row: Mapping[str, object], base: Path, origin: str) -> str | None:
 
 def _build(row: Mapping[str, object], files: Mapping[str, Path], base: Path, origin: str) -> Exam:
     """Makes an exam of a row whose files are known."""
+    check_storable(row, origin)
     identifier = row.get("id")
     if not isinstance(identifier, str | int) or isinstance(identifier, bool) or identifier == "":
         raise InputError(f"{origin} has no id.", "Give every line a key 'id'.")
@@ -80,9 +81,11 @@ def _parse_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, dict[
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # Beside what is no JSON: numbers of thousands of digits, and thousands of brackets.
             raise InputError(
-                f"{origin}: line {number} is not JSON: {error.msg}.", "Write one JSON object per line."
+                f"{origin}: line {number} is not JSON: {getattr(error, 'msg', error)}.",
+                "Write one JSON object per line.",
             ) from error
         if not isinstance(row, dict):
             raise InputError(f"{origin}: line {number} is not a JSON object.", "Write one JSON object per line.")

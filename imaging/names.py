@@ -1,5 +1,6 @@
 """Names of exams and of their channels, as they stand in files."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from .errors import InputError
@@ -51,6 +52,15 @@ def check_id(identifier: str, origin: str) -> str:
             "Use letters, digits, '-' and '_'.",
         )
     return identifier
+
+
+def check_storable(value: object, origin: str) -> None:
+    """Refuses what JSON can carry in but not out: NaN, infinity and halves of characters (lone surrogates)."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        reason = "half a character" if isinstance(error, UnicodeError) else "a number that is not finite"
+        raise InputError(f"{origin} holds {reason}.", "Correct or leave out the value.") from error
 
 
 def channel_names(channel: str) -> tuple[str, ...]:

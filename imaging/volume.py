@@ -17,6 +17,7 @@ Triple = tuple[float, float, float]
 DIRECTIONS = (("L", "R"), ("P", "A"), ("I", "S"))
 # Two grids whose voxel centres differ by less than this many voxels are one grid: float32 headers cause as much.
 SAME_GRID_VOXELS = 1e-4
+MAX_RESAMPLED = 2**29  # a grid of more voxels comes from a damaged header
 # Standard deviation of a Gaussian whose full width at half maximum is 1.
 SIGMA_OF_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 
@@ -250,7 +251,7 @@ def resample_spacing(volume: Volume, spacing_mm: Sequence[float], order: int = 1
         order: Spline order, see `resample_to`. Order 0 does not smooth.
 
     Returns:
-        Volume with the new spacing; the same data where the spacing is already that.
+        Volume with the new spacing; the same data where the spacing is already that. InputError for an absurd size.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -258,8 +259,11 @@ def resample_spacing(volume: Volume, spacing_mm: Sequence[float], order: int = 1
     new = np.array([float(s) for s in spacing_mm])
     if np.allclose(old, new, rtol=SAME_GRID_VOXELS, atol=0.0):
         return volume
-    counts = [max(1, int(size)) for size in np.round(np.array(volume.shape) * old / new)]
-    shape = (counts[0], counts[1], counts[2])
+    counts = np.maximum(np.round(volume.shape * old / new), 1)
+    if counts.prod() > MAX_RESAMPLED:
+        sizes = f"{volume.shape} voxels of {old.round(3).tolist()} mm are {counts.prod():.3g} of {new.tolist()} mm."
+        raise InputError(sizes, "Repair the voxel size in the file's header.")
+    shape = (int(counts[0]), int(counts[1]), int(counts[2]))
     affine = np.eye(4)
     affine[:3, :3] = volume.affine[:3, :3] / old * new
     affine[:3, 3] = np.array(volume.centre_mm) - affine[:3, :3] @ ((np.array(shape) - 1.0) / 2.0)

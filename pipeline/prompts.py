@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 from ..imaging.errors import InputError
 from ..imaging.layouts import parse_label, read_table
-from ..imaging.names import check_id
+from ..imaging.names import check_id, check_storable
 from ..zoo.record import SCHEMA
+from ..zoo.record_keys import find_wrong_key
 from .seeds import MAX_SEED
 
 TEXT_COLUMNS = ("prompt", "text", "report")
@@ -106,6 +107,7 @@ def _clean(text: str, origin: str) -> str:
     text = text.strip()
     if not text:
         raise InputError(f"The prompt {origin} is empty.", "Write a report into it.")
+    check_storable(text, f"The prompt {origin}")
     return text
 
 
@@ -131,16 +133,21 @@ def _read_lines(text: str, origin: str) -> Iterator[PromptItem]:
         place = f"{origin}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place} is not JSON: {error.msg}.", "Write one JSON object per line.") from error
+        except (ValueError, RecursionError) as error:
+            # Beside what is no JSON: numbers of thousands of digits, and thousands of brackets.
+            message = f"{place} is not JSON: {getattr(error, 'msg', error)}."
+            raise InputError(message, "Write one JSON object per line.") from error
         if not isinstance(row, dict):
             raise InputError(f"{place} is not a JSON object.", "Write one JSON object per line.")
         if row.get("schema") == SCHEMA:
+            wrong = find_wrong_key(row)
+            if wrong is not None:
+                raise InputError(f"{place}: {wrong}.", "Pipe the output of --json.")
             if row.get("id") == previous:
                 continue
             previous = row.get("id")
             # What else a record says is about another artefact.
-            label = row.get("conditions", {}).get("class") if row.get("synthetic") else row.get("class")
+            label = (row.get("conditions") or {}).get("class") if row.get("synthetic") else row.get("class")
             row = {
                 "id": row.get("id"),
                 "prompt": row.get("prompt"),
@@ -161,6 +168,7 @@ def _parse_row(row: Mapping[str, Any], origin: str) -> PromptItem:
     if "\x00" in text:
         raise InputError(f"The prompt of {origin} is binary, not text.", "Write the report as text.")
     meta = {key: value for key, value in row.items() if key not in KNOWN_COLUMNS}
+    check_storable(meta, origin)
     return PromptItem(
         id=check_id(str(identifier), origin),
         text=_clean(text.replace("\r\n", "\n"), f"of {origin}"),

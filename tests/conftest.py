@@ -120,6 +120,11 @@ def randomise(module, generator):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
+    """The model of `write_tiny_model`."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def write_tiny_model(root: Path) -> Path:
     """A model folder that loads and samples in a second: autoencoder, denoiser and text encoder with random weights."""
     import torch
 
@@ -127,7 +132,6 @@ def tiny_model(tmp_path_factory) -> Path:
     from ccella.zoo.family import load_family
     from ccella.zoo.folder import write_model_folder
 
-    root = tmp_path_factory.mktemp("tiny")
     card = parse_card(CARD, root / "template.toml")
     family = load_family(card.family)
     parts = {}
@@ -161,14 +165,18 @@ def exported_model(tiny_model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_exams(tmp_path_factory) -> Path:
+    """The exams of `write_tiny_exams`."""
+    return write_tiny_exams(tmp_path_factory.mktemp("exams"))
+
+
+def write_tiny_exams(root: Path) -> Path:
     """Three small exams in PI-CAI layout with reports and a marksheet; the third has no report."""
     from ccella.imaging.files import write_volume
     from ccella.imaging.volume import Volume, reference_affine
 
-    root = tmp_path_factory.mktemp("exams")
     rng = np.random.default_rng(7)
     rows = ["patient_id,study_id,case_csPCa"]
-    (root / "reports").mkdir()
+    (root / "reports").mkdir(parents=True)
     for number, positive in enumerate((True, False, True), 1):
         patient, study = f"1000{number}", f"100000{number}"
         exam = f"{patient}_{study}"

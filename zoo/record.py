@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .record_keys import find_wrong_key
+
 SCHEMA = "ccella.record/1"
 KINDS = ("volume", "latent")
 
@@ -54,13 +56,17 @@ def parse_record(line: str, *, base: Path, source: str) -> Record:
     """
     try:
         data = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Beside what is no JSON: numbers of thousands of digits, and thousands of brackets.
         raise ValueError(f"{source} is not JSON: {error}.") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ValueError(f"{source} is not a ccella record: it lacks schema {SCHEMA!r}.")
     for key in ("id", "kind", "path"):
         if not isinstance(data.get(key), str):
             raise ValueError(f"{source}: key {key!r} is {data.get(key)!r}; expected a string.")
+    wrong = find_wrong_key(data)
+    if wrong is not None:
+        raise ValueError(f"{source}: {wrong}.")
     rest = {key: value for key, value in data.items() if key not in ("schema", "id", "kind", "path")}
     return Record(data["id"], data["kind"], base / data["path"], rest)
 
