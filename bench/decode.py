@@ -116,7 +116,8 @@ def main() -> None:
             rows.append(
                 (name, f"{figures['s']:.3g} s ({figures['s'] / first['s']:.2f}), {figures['cpu_s']:.3g} CPU s "
                  f"({figures['cpu_s'] / first['cpu_s']:.2f}), peak {figures['gib']:.2f} GiB "
-                 f"({figures['gib'] / (first['gib'] or math.nan):.2f}), difference {float(difference.abs().max()):.1e}, "
+                 f"({figures['gib'] / (first['gib'] or math.nan):.2f}), "
+                 f"difference {float(difference.abs().max()):.1e}, "
                  f"PSNR {psnr:.0f} dB")
             )  # fmt: skip
     report("decode" if options.latent == "64,64,8" else "decode_small", rows)
