@@ -90,7 +90,6 @@ def clear_partial(repo: str) -> int:
 
     huggingface_hub holds a lock while it downloads; a partial file whose lock is free belongs to nobody.
     """
-    from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
     locks = cache_folder() / ".locks" / repo_folder(repo).name
@@ -101,8 +100,8 @@ def clear_partial(repo: str) -> int:
             with WeakFileLock(lock, timeout=0.05):
                 freed += partial.stat().st_size
                 partial.unlink()
-        except (Timeout, OSError):
-            # In use, already gone, or in a cache that may only be read: none of our business.
+        except OSError:
+            # In use (a TimeoutError), already gone, or in a cache that may only be read: none of our business.
             continue
     return freed
 
