@@ -106,7 +106,7 @@ def write_bundle(card: Card, out: Path) -> tuple[Bundle, str]:
     document = {"schema": SCHEMA, **asdict(bundle)}
     with atomic_path(out) as temporary, temporary.open("wb") as raw:
         hashed = _HashingFile(raw)
-        with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT) as archive:
             text = json.dumps(document, ensure_ascii=False, indent=1).encode()
             archive.addfile(_member(_LIST, len(text)), io.BytesIO(text))
             for digest, path in sorted(sources.items()):
@@ -269,7 +269,7 @@ def _parse_file(row: dict[str, Any]) -> FileRef:
 
 def _check_pins(bundle: Bundle) -> None:
     """Compares the list with what the cards and the lock file of this machine state."""
-    pins = {
+    pins: dict[tuple[str | None, str | None, str], str] = {
         (held.repo, held.revision, held.path): held.sha256
         for card in list_cards()
         for part in card.parts.values()

@@ -102,10 +102,10 @@ def pull(card: Card, *, on_bytes: Callable[[int, int], None] = lambda done, tota
             path = snapshot_path(file)
             yield PulledFile(part, _record(file, file, path, None), path, fetched=False)
         else:
-            repo = remote[_commit(file)]
-            at = replace(file, revision=repo.revision)
+            offer = remote[_commit(file)]
+            at = replace(file, revision=offer.revision)
             path = fetch(at, count)
-            found = _check(at, path, repo.files[file.path].sha256)
+            found = _check(at, path, offer.files[file.path].sha256)
             yield PulledFile(part, _record(file, at, path, found), path, fetched=True)
 
 
