@@ -192,7 +192,7 @@ def main() -> None:
                 f"guidance {settings.guidance_scale:g}, batches of {options.batch_size}",
                 f"{ours[0]:.4g} s an exam ({min(walls):.4g} to {max(walls):.4g}, {len(walls)} runs)",
             ),
-            ("ratio", f"{plain[0] / ours[0]:.1f}x"),
+            ("ratio to the paper's algorithm", f"{plain[0] / ours[0]:.1f}x"),
             ("ratio of CPU seconds", f"{plain[1] / ours[1]:.1f}x"),
             ("largest relative difference, prediction and decode", "{:.1e}, {:.1e}".format(*differences)),
         ],

@@ -16,6 +16,8 @@ COMMANDS = {
     "prompt_fidelity": "python bench/prompt_fidelity.py",
     "reproducibility": "python bench/reproducibility.py",
     "full_size": "python bench/full_size.py",
+    "paper_algorithm": "python bench/paper_algorithm.py",
+    "samplers": "python bench/samplers.py",
 }
 GOALS = {
     "ccella --help": "0.3 s",
@@ -26,6 +28,7 @@ GOALS = {
     "generated: side_accuracy": "0.90",
     "generated: zone_accuracy": "0.80",
     "class head AUC": "0.95",
+    "ratio to the paper's algorithm": "30x",
 }
 
 

@@ -12,6 +12,7 @@ Needs matplotlib (the extra `figures`).
 import argparse
 import json
 import time
+import tomllib
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
@@ -29,7 +30,9 @@ from ccella.pipeline.evaluate_prompt import evaluate_prompt
 from ccella.pipeline.fidelity import compare_features
 from ccella.pipeline.image_features import summarise_set
 from ccella.pipeline.image_sets import open_sets
+from ccella.zoo.card import Card
 from ccella.zoo.extractors import find_extractor, load_extractor
+from ccella.zoo.folder import write_card
 from ccella.zoo.registry import find_card
 from ccella.zoo.runs import read_run
 
@@ -129,6 +132,23 @@ def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: d
     (DOCS / "samplers.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def store_measured(card: Card, rows: list[dict[str, Any]], exams: int) -> list[str]:
+    """Puts the figures of the rows that are a preset of the card into its file; the names of those presets."""
+    path = card.directory / "card.toml"
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    stored = []
+    for name, preset in card.presets.items():
+        for row in rows:
+            if (preset.sampler.name, preset.sampler.steps) != (row["sampler"], row["steps"]):
+                continue
+            figures = {key: row[key] for key in ("kid", "kid_floor", "fid", "fid_half", "fid_floor")} | row["prompt"]
+            rounded = {key: float(f"{value:.3g}") for key, value in figures.items()}
+            document["presets"][name]["measured"] = {"exams": exams, **rounded}
+            stored.append(name)
+    write_card(path, document)
+    return stored
+
+
 def draw_plot(rows: list[dict[str, Any]]) -> None:
     """docs/samplers.png: KID and the lesion's AUC by number of steps."""
     from matplotlib.figure import Figure
@@ -186,12 +206,16 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="for all rows; default: the model's")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--extractor", default="pyramid")
+    parser.add_argument("--write-card", action="store_true", help="put the figures of presets into the model's card")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ and bench/results/ alone: a trial")
     options = parser.parse_args()
     # A trial with few exams leaves resamples without spread, and each of them would warn.
     warnings.simplefilter("ignore")
+    card = find_card(options.model)
     if options.guidance is None:
-        options.guidance = find_card(options.model).sampler.guidance_scale
+        options.guidance = card.sampler.guidance_scale
+    elif options.write_card:
+        parser.error("--write-card goes with the model's own guidance only")
     phantoms = options.work / f"phantoms-{options.n}"
     run("phantom", "-n", options.n, "--seed", TEST_SEED, "--prevalence", 0.5, "-o", phantoms, "-q")
     write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")
@@ -214,6 +238,8 @@ def main() -> None:
     if options.no_docs:
         print("\n".join(f"{label}: {value}" for label, value in lines))
         return
+    if options.write_card:
+        print(f"Figures put into the card of {card.id}: {', '.join(store_measured(card, rows, options.n))}.")
     write_table(rows, options, fits)
     draw_plot(rows)
     report("samplers", lines, {"n": options.n, "model": options.model, "guidance": options.guidance, "rows": rows})

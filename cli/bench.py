@@ -1,11 +1,12 @@
 """`ccella bench`: where the time of an exam goes on this machine."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from ..zoo.registry import find_card
-from .options import batch_size_option, compute_options, preset_option, steps_option, stream_options
+from .options import batch_size_option, compute_options, memory_option, preset_option, steps_option, stream_options
 from .output import Output
 from .stages import announce_runtime, require_weights
 
@@ -28,6 +29,7 @@ COLUMNS = ("stage", "times", "seconds", "TFLOP", "TFLOP/s", "of matrix rate", "p
     help="Timed runs of each stage, after one that warms up; the median counts.",
 )  # fmt: skip
 @batch_size_option
+@memory_option
 @compute_options
 @stream_options
 def command(
@@ -37,6 +39,7 @@ def command(
     random_weights: bool,
     repeats: int,
     batch_size: int,
+    memory_bytes: int | None,
     device: str,
     runtime: str,
     precision: str,
@@ -53,6 +56,7 @@ def command(
 
     card = find_card(model)
     settings = choose_settings(card, preset=preset, steps=steps, batch_size=batch_size)
+    settings = replace(settings, memory_bytes=memory_bytes)
     if not random_weights:
         require_weights(card, "text_encoder", "denoiser", "autoencoder")
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)

@@ -17,7 +17,7 @@ from ..zoo.errors import WeightsMissingError
 from ..zoo.family import load_family
 from ..zoo.forward import noise_schedule, predictor
 from ..zoo.loading import load_part, load_text_encoder
-from .decode import to_image
+from .decode import check_memory, decode_images, to_image
 from .flops import count_exam, count_flops
 from .images import choose_spacing, grid_affine, write_images
 from .memory import read_peak, reset_peak
@@ -177,12 +177,16 @@ def measure_stages(
     Args:
         networks: What is measured.
         runtime: What executes it.
-        settings: Timestep table, guidance and batch size.
+        settings: Timestep table, guidance, batch size and the memory for decoding.
         repeats: Timed runs of each stage.
 
     Yields:
         The stages, then "exam".
+
+    Raises:
+        InputError: The memory for decoding does not suffice.
     """
+    check_memory(networks.card, networks.autoencoder, settings.memory_bytes, runtime)
     done = []
     for stage in _each_stage(networks, runtime, settings, repeats):
         done.append(stage)
@@ -219,7 +223,7 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     # The network's first estimate of the exam: what is decoded and written should look like one.
     clean = noise_schedule(card).to_x0(z, predict(), torch.tensor(settings.timesteps[0]))
     latent = family.unscale_latent(card, clean)[:1].to(runtime.dtype)
-    decode = partial(family.decode_latent, card, networks.autoencoder, latent)
+    decode = partial(decode_images, card, networks.autoencoder, latent, settings.memory_bytes)
     yield measure("decode", decode, flops["decode"])
     image, affine = to_image(decode()[0]), grid_affine(card, spacing_mm)
     with tempfile.TemporaryDirectory() as scratch, RunFolder(Path(scratch), command="bench") as run:

@@ -53,6 +53,15 @@ def test_the_card_pins_what_was_written(model):
     assert part_digests(model)["autoencoder/autoencoder.safetensors"] == file.sha256
 
 
+def test_new_weights_do_not_inherit_what_was_measured_with_others(tmp_path, model, weights):
+    measured = {"presets": {"fast": {"measured": {"kid": 0.01}}}}
+    kept = write_model_folder(tmp_path / "kept", model, copy_parts=["autoencoder"], updates=measured)
+    assert kept.presets["fast"].measured == {"kid": 0.01}
+    trained = write_model_folder(tmp_path / "trained", kept, parts={"autoencoder": weights})
+    assert trained.presets["fast"].measured == {}
+    assert trained.presets["fast"].sampler == kept.presets["fast"].sampler
+
+
 def test_hub_files_stay_references(model):
     files = model.part("text_encoder").files
     assert files == find_card("ccella-pp").part("text_encoder").files

@@ -27,7 +27,7 @@ def write_model_folder(
 
     Each file appears under its name only when whole, and card.toml comes last: a killed run leaves the former card or
     none. Parts of the card that are neither given nor copied are listed without files, as still to be trained; parts
-    already in `out` from an earlier call are kept.
+    already in `out` from an earlier call are kept. What was measured for presets goes with the old weights.
 
     Args:
         out: The folder; created if need be.
@@ -46,6 +46,10 @@ def write_model_folder(
         parts = {}
     out.mkdir(parents=True, exist_ok=True)
     document = _merge(copy.deepcopy(dict(card.document)), updates)
+    if parts or text_encoder is not None:
+        # The fidelity of presets was measured with other weights.
+        for preset in document.get("presets", {}).values():
+            preset.pop("measured", None)
     kept = read_card(out / "card.toml").document["parts"] if (out / "card.toml").is_file() else {}
     sources: dict[str, list[tuple[Path, str]]] = {name: part_sources(card, name) for name in copy_parts}
     if text_encoder is not None:
