@@ -155,4 +155,5 @@ def _source(table: Table, *, samples: bool = False) -> Source:
 
 def _model(name: str, file: Path) -> str:
     """A model's name; a folder is relative to the study file."""
-    return str(file.parent / name) if name.startswith((".", "/")) else name
+    # Absolute, or a folder beside the file could be taken for a model of the zoo.
+    return str((file.parent / name).resolve()) if name.startswith((".", "/")) else name

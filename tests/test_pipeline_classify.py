@@ -36,7 +36,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     document: dict[str, Any] = copy.deepcopy(dict(find_card("classifier/phantom").document))
     document["image"] |= {"shape": list(SHAPE), "spacing_mm": [1.0, 1.0, 1.0]}
-    document["parts"]["classifier"]["config"] |= {"width": 0.1, "depth": 0.1, "batch_norm_momentum": 1.0}
+    changes = {"width": 0.1, "depth": 0.1, "batch_norm_momentum": 1.0, "zero_head": False}
+    document["parts"]["classifier"]["config"] |= changes
     folder = tmp_path_factory.mktemp("model")
     template = select_channels(parse_card(document, folder / "card.toml"), ["t2w", "adc"])
     torch.manual_seed(0)

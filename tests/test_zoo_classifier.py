@@ -70,6 +70,15 @@ def test_a_grid_that_cannot_be_halved_five_times() -> None:
         FAMILY.check_grid(card.part("classifier"), card.image)
 
 
+def test_a_zero_head_starts_undecided() -> None:
+    x = torch.randn(2, 3, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    for zero in (True, False):
+        network = FAMILY.build(changed(find_card("classifier/phantom"), zero_head=zero, width=0.1, depth=0.1))
+        with torch.no_grad():
+            spread = float(network.train()(x).abs().max())
+        assert (spread == 0.0) is zero
+
+
 @pytest.mark.parametrize("config", [{"widht": 1.0}, {"width": "1"}, {"dropout": -0.1}, {"classes": True}])
 def test_configs_that_mean_nothing(config: dict[str, object]) -> None:
     with pytest.raises(CardError):

@@ -24,7 +24,9 @@ BLOCKS = [
 # Five layers halve the image, and MONAI fixes their padding for sizes that stay even.
 REDUCTION = 32
 # Every key of the part's config; B0 is width = depth = 1. `batch_norm_momentum` is the weight of the newest batch in
-# the running statistics: the published 0.01 needs hundreds of steps to forget where it began.
+# the running statistics: the published 0.01 needs hundreds of steps to forget where it began. `zero_head` starts with
+# both classes equally likely: MONAI draws the last layer for a thousand classes, so for two its logits begin far apart,
+# and a short training spends most of its steps on undoing that.
 DEFAULTS: Mapping[str, Any] = {
     "spatial_dims": 3,
     "in_channels": 3,
@@ -34,6 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "dropout": 0.2,
     "drop_connect": 0.2,
     "batch_norm_momentum": 0.01,
+    "zero_head": False,
 }
 
 
@@ -50,7 +53,7 @@ def build(part: Part) -> "nn.Module":
             f"Part {part.name} has the architecture {part.architecture!r}.", f"This family builds: {ARCHITECTURE}."
         )
     settings = _read(part.config)
-    return EfficientNet(
+    network = EfficientNet(
         BLOCKS,
         spatial_dims=settings["spatial_dims"],
         in_channels=settings["in_channels"],
@@ -61,6 +64,11 @@ def build(part: Part) -> "nn.Module":
         drop_connect_rate=settings["drop_connect"],
         norm=("batch", {"eps": 1e-3, "momentum": settings["batch_norm_momentum"]}),
     )
+    if settings["zero_head"]:
+        head: Any = network.get_submodule("_fc")
+        for value in head.parameters():
+            value.data.zero_()
+    return network
 
 
 def check_grid(part: Part, image: ImageSpec) -> None:
