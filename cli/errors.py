@@ -165,6 +165,13 @@ def _files(error: BaseException) -> Failure | None:
     return None
 
 
+def _encoding(error: BaseException) -> Failure | None:
+    if isinstance(error, UnicodeDecodeError):
+        sentence = f"The input is not UTF-8 text: byte {error.start} of it means nothing."
+        return Failure(USAGE, sentence, "Save it as UTF-8, or give the right file.")
+    return None
+
+
 def _missing_module(error: BaseException) -> Failure | None:
     if isinstance(error, ModuleNotFoundError):
         return Failure(
@@ -179,5 +186,6 @@ _TRANSLATIONS: tuple[Callable[[BaseException], Failure | None], ...] = (
     _ours,
     _memory,
     _files,
+    _encoding,
     _missing_module,
 )

@@ -145,6 +145,21 @@ def manifests(draw: Callable) -> Case:
     return Case((*stage, source, *model, *out, *last), {name: data, "v.nii": NIFTI, "p.txt": b"lesion"}, data)
 
 
+def _alike(value: object) -> st.SearchStrategy:
+    """Values of the same kind, which a card may or may not mean."""
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int):
+        return st.sampled_from([0, 1, 2, 3, 7, 16, 1000, -1, 2**40])
+    if isinstance(value, float):
+        return st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0, 1e9, 1e-12, float("nan"), float("inf")])
+    if isinstance(value, list) and value and not isinstance(value[0], dict):
+        return st.lists(_alike(value[0]), max_size=4)
+    return st.sampled_from(
+        ["ddim", "RAS", "LPI", "epsilon", "xyz", "yx", "window", "ccella", "Prostate", "a/b", "", "\n", "mm"]
+    )
+
+
 @st.composite
 def cards(draw: Callable) -> Case:
     """The tiny model's card with values changed, taken out and added, or with its text damaged."""
@@ -160,7 +175,10 @@ def cards(draw: Callable) -> Case:
             if not isinstance(inner, dict | list) or not inner or draw(st.integers(0, 3)) == 0:
                 break
             table = inner
-        if draw(st.booleans()):
+        how = draw(st.integers(0, 3))
+        if how > 1:
+            table[key] = draw(_alike(inner))
+        elif how == 1:
             table[key] = draw(VALUES)
         elif isinstance(table, dict):
             del table[key]

@@ -137,8 +137,10 @@ class Sandbox:
         folder = self.root / "out"
         remains = [str(path) for path in folder.rglob("*.part")] if folder.is_dir() else []
         texts = (stream.buffer.getvalue().decode() for stream in (out, err) if stream.flush() is None)
-        noise.seek(0)
-        return Outcome(code, *texts, sorted(set(stray)), remains, noise.read().decode(errors="replace"))
+        with noise:
+            noise.seek(0)
+            spoken = noise.read().decode(errors="replace")
+        return Outcome(code, *texts, sorted(set(stray)), remains, spoken)
 
 
 def _raise_hang(number: int, frame: object) -> None:
