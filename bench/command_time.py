@@ -40,6 +40,7 @@ def main() -> None:
         commands = {
             "ccella --help": ["--help"],
             "ccella zoo list": ["zoo", "list"],
+            "ccella doctor": ["doctor"],
             "ccella sample, one report": ["sample", "--prompt", prompt, "--overwrite", "-o", f"{scratch}/sample"],
             "ccella phantom, 100 exams of 96x96x32": [
                 "phantom", "-n", "100", "--shape", "96,96,32", "--spacing", "1,1,3", "-o", f"{scratch}/phantom",

@@ -91,7 +91,7 @@ def write_bundle(card: Card, out: Path) -> tuple[Bundle, str]:
     for part in card.parts.values():
         if part.files:
             listed += zip(part.files, part_paths(card, part.name), strict=True)
-    if any(file.repo is None for file, _ in listed) or not _is_shipped(card):
+    if any(file.repo is None for file, _ in listed) or card.directory not in {c.directory for c in list_cards()}:
         listed.insert(0, (FileRef("card.toml", None, None, UNPINNED, None), card.directory / "card.toml"))
     for file, path in listed:
         found = sha256_file(path)
@@ -284,10 +284,6 @@ def _check_pins(bundle: Bundle) -> None:
                 f"The bundle has {file.path} of {file.repo} with SHA-256 {file.sha256}; {pinned} is pinned.",
                 "Ask whoever made the bundle which file they have.",
             )
-
-
-def _is_shipped(card: Card) -> bool:
-    return any(card.directory == other.directory and card.id == other.id for other in list_cards())
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
