@@ -159,6 +159,8 @@ class DenoiserTraining(LoopTraining):
             channel by what it does to the decoded image ("image"), so that coarse structure stands out of the noise
             first.
         regions: Folder with a mask per exam; see `regions.RegionMaps`. Empty for none.
+        region_mirror: Axis across which the mirror image of each mask weighs as much, "x" for left and right; empty
+            for none.
         region_weight: What each exam's mask weighs more in the loss at the first step, in latent voxels all together.
         region_weight_final: The same at the last step; the weight changes geometrically between them.
         ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
@@ -178,6 +180,7 @@ class DenoiserTraining(LoopTraining):
     channel_weights: tuple[float, ...] = _option((), above=0)
     latent_scale: str = _option("channel", choices=LATENT_SCALES)
     regions: str = _option("")
+    region_mirror: str = _option("")
     region_weight: float = _option(0.0, minimum=0)
     region_weight_final: float = _option(0.0, minimum=0)
     ram_limit_gb: float = _option(4.0, minimum=0)

@@ -148,7 +148,9 @@ class DenoiserTask:
         self._regions = None
         if options.regions:
             chosen = [items.ids[index] for index in self.training]
-            self._regions = RegionMaps(Path(options.regions), chosen, card.image, card.latent.downsample)
+            self._regions = RegionMaps(
+                Path(options.regions), chosen, card.image, card.latent.downsample, options.region_mirror
+            )
         self.restore(constants or self._measure_latents())
 
     def draw(self, index: int, generator: torch.Generator) -> Batch:

@@ -24,12 +24,16 @@ class RegionMaps:
         ids: Of the exams that must have one.
         image: The model's image, 3-D.
         downsample: Voxels per latent voxel along each axis.
+        mirror: Letter of the axis across which the mask's mirror image counts as well; empty for none. Where a loss
+            weighs a lesion's own place alone, a lesion drawn on the wrong side too costs next to nothing.
 
     Raises:
-        InputError: The folder lacks an exam's mask, or the image is not 3-D.
+        InputError: The folder lacks an exam's mask, the image is not 3-D, or it has no such axis.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str], image: ImageSpec, downsample: int) -> None:
+    def __init__(self, folder: Path, ids: Sequence[str], image: ImageSpec, downsample: int, mirror: str = "") -> None:
+        if mirror and (len(mirror) != 1 or mirror not in image.axes):
+            raise InputError(f"Option region_mirror is {mirror!r}.", f"Give one of the axes {', '.join(image.axes)}.")
         if image.axes != "xyz":
             raise InputError(
                 f"Option regions is for volumes, not for images with axes {image.axes!r}.", "Leave it out."
@@ -42,12 +46,14 @@ class RegionMaps:
                 f"Give each exam a file {missing[0]}{ENDINGS[0]}; an empty mask means that nothing weighs more.",
             )
         self._image, self._downsample = image, downsample
+        self._flipped = 1 + image.axes.index(mirror) if mirror else None
         self._held: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         """How an exam's weight is spread: float32 [1, x, y, z], the share of each latent voxel that the mask covers.
 
-        Masks of more than one latent voxel sum to 1, so that a large lesion does not count more than a small one.
+        Masks of more than one latent voxel sum to 1, so that a large lesion does not count more than a small one; a
+        mirror image counts as much again.
         """
         if name not in self._held:
             path = self._paths[name]
@@ -63,7 +69,8 @@ class RegionMaps:
             volume = resample_spacing(volume, image.spacing_mm)
         grid = torch.from_numpy(np.ascontiguousarray(crop_or_pad(volume, image.shape, fill=0.0).data, dtype=np.float32))
         covered = nn.functional.avg_pool3d(grid.clamp(0, 1)[None, None], self._downsample)[0]
-        return covered / covered.sum().clamp(min=1.0)
+        covered = covered / covered.sum().clamp(min=1.0)
+        return covered if self._flipped is None else covered + covered.flip(self._flipped)
 
 
 def _find(folder: Path, name: str) -> Path | None:
