@@ -96,6 +96,9 @@ def run(args: list[str] | None = None) -> int:
     """
     _set_environment()
     try:
+        if "" in (sys.argv[1:] if args is None else args):
+            # As a path it would mean the working directory, which nobody meant.
+            raise click.UsageError("An argument is empty; a variable in the command may be unset.")
         result = ccella.main(args=args, prog_name="ccella", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:

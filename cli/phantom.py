@@ -14,7 +14,7 @@ from .progress import Progress
 
 
 @click.command()
-@click.option("-n", "--count", type=click.IntRange(min=1), required=True, metavar="N", help="How many exams.")
+@click.option("-n", "--count", type=click.IntRange(1, 1_000_000), required=True, metavar="N", help="How many exams.")
 @output_option("Folder of the collection; made where missing.")
 @seed_option("Seed of the collection: exam 17 of a seed is the same exam whatever the count.")
 @click.option(

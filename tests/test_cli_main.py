@@ -65,7 +65,8 @@ def test_no_command_is_wrong_usage_and_prints_no_result(capsys: pytest.CaptureFi
         (["sample", "--prompt", "x", "-o", "y", "--shard", "half"], "Shard 'half' is not of the form i/n"),
         (["sample", "--prompt", "x", "-o", "y", "--device", "gpu"], "'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
         (["sample", "--prompt", "x", "-o", "y", "--batch-size", "0"], "0 is not in the range x>=1"),
-        (["phantom", "-n", "0", "-o", "x"], "0 is not in the range x>=1"),
+        (["phantom", "-n", "0", "-o", "x"], "0 is not in the range 1<=x<=1000000"),
+        (["sample", "--prompt", "x", "-o", ""], "An argument is empty"),
         (["phantom", "-n", "2", "-o", "x", "--shape", "8,8,1.5"], "'8,8,1.5' is not 3 positive whole numbers"),
     ],
 )

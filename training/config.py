@@ -285,9 +285,9 @@ def _convert(name: str, value: Any, wanted: Any, limits: Mapping[str, Any], sour
         if not isinstance(value, list | tuple):
             raise InputError(f"Training option {name} in {source} is {value!r}.", "Give an array.")
         return tuple(_convert(name, item, get_args(wanted)[0], limits, source) for item in value)
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) < 2**63:
         value = float(value)
-    if type(value) is not wanted:
+    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give {words[wanted]}.")
     if limits["choices"] and value not in limits["choices"]:
