@@ -115,7 +115,7 @@ def _read_nifti(path: Path) -> Volume:
     header = image.header
     on_disk = path.stat().st_size
     packed = path.name.lower().endswith(".gz")
-    present = (on_disk * DEFLATE_LIMIT if packed else on_disk) - int(image.dataobj.offset)
+    present = (on_disk * DEFLATE_LIMIT if packed else on_disk) - int(getattr(image.dataobj, "offset", 0))
     check_claim(path, shape, header.get_data_dtype().itemsize, present)
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise InputError(

@@ -62,6 +62,9 @@ def start_as_cosine_transform(
         groups: Groups of the normalisations.
         axis_weights: See `cosine_basis`.
     """
+    # On the meta device there are shapes alone and nothing to set.
+    if next(encoder.parameters()).is_meta:
+        return
     latents = _conv(_blocks(encoder)[-1]).out_channels
     kept = min(_conv(_scalers(encoder)[1]).out_channels, BLOCK**3)
     basis, gain = cosine_basis(kept, axis_weights)
