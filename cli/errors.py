@@ -41,6 +41,7 @@ _UNUSABLE_PATH = {
     errno.EROFS: "Choose a folder on a file system that can be written to.",
     errno.ENOSPC: "Free some space, then run the same command with --resume.",
     errno.EDQUOT: "Free some of your quota, then run the same command with --resume.",
+    errno.EFBIG: "Lift the limit on the size of files (ulimit -f), or choose another file system; then run it again.",
     errno.ENOTDIR: "Name a folder; a file is in its way.",
     errno.ENAMETOOLONG: "Choose shorter names.",
 }

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..imaging.atomic import atomic_path
+from ..imaging.atomic import atomic_path, remove_remains
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
@@ -22,6 +21,7 @@ from ..zoo.loading import load_part, sha256_file
 from .devices import PRECISIONS
 from .onnx_net import OnnxNet, choose_onnx_device, choose_provider, import_onnxruntime
 from .records import FOLDER, GraphRecord, graph_weights, onnx_path, stem, write_record
+from .scratch import scratch_folder
 
 # Largest difference from PyTorch in fp32, as a share of the largest output.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
@@ -142,11 +142,11 @@ def export_graph(
     name = f"{stem(graph.name, precision)}.onnx"
     limit = TOLERANCES[precision] if tolerance is None else tolerance
     # In the same file system, so that the finished files only need their final names.
-    with TemporaryDirectory(dir=folder / FOLDER, prefix=".export-") as scratch:
-        opset = _write_onnx(card, graph, precision, Path(scratch) / name)
+    with scratch_folder(folder / FOLDER) as scratch:
+        opset = _write_onnx(card, graph, precision, scratch / name)
         axes = {key: asdict(axis) for key, axis in graph.axes.items()}
         inputs = {row.name: row.shape for row in graph.inputs}
-        net = OnnxNet(Path(scratch) / name, axes, provider=provider, device=where)
+        net = OnnxNet(scratch / name, axes, provider=provider, device=where)
         checks = _compare(card, graph, net, precision)
         worst = max(checks, key=lambda check: float(check["error"]))
         if not worst["error"] <= limit:
@@ -155,10 +155,12 @@ def export_graph(
                 f"output, which is more than {limit:.0e}; it was not written.",
                 "Use --precision fp32, and report it if that fails too.",
             )
-        files = sorted(Path(scratch).iterdir(), key=lambda path: path.name != name)
+        files = sorted(scratch.iterdir(), key=lambda path: path.name != name)
         digests = {path.name: sha256_file(path) for path in files}
         for path in reversed(files):
-            with atomic_path(onnx_path(folder, graph.name, precision).with_name(path.name)) as temporary:
+            final = onnx_path(folder, graph.name, precision).with_name(path.name)
+            remove_remains([final])
+            with atomic_path(final) as temporary:
                 path.replace(temporary)
     record = GraphRecord(
         graph=graph.name,

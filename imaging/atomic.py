@@ -82,8 +82,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         _sync(temporary, os.O_RDWR)
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(final)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            # The user knows the file by its final name; a write that fails names none.
+            error.filename = str(final)
         raise
     if os.name == "posix":
         # The rename itself lives in the directory and survives a power cut only once that is flushed too.

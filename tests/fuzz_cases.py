@@ -202,12 +202,13 @@ def cards(draw: Callable) -> Case:
     return Case(args, {"m/card.toml": text, "p.txt": b"left lesion"})
 
 
-# Commands that would work for long, or talk to the Hub, on words that happen to be right.
+# Commands that would work for long, talk to the Hub or ask the driver, on words that happen to be right.
 LEFT_OUT = {
     ("zoo", "pull"),
     ("zoo", "push"),
     ("train", "text-encoder"),
     ("phantom",),
+    ("doctor",),
     ("bench",),
     ("export",),
     ("evaluate", "prompt"),

@@ -236,3 +236,18 @@ def test_caches_that_cannot_be_written_are_not_needed(base, read_files, tmp_path
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path for path in base.rglob("*") if "whole" not in path.parts) == before
     assert read_files(tmp_path / "out") == read_files(base / "whole/sample")
+
+
+def test_an_export_killed_again_and_again_leaves_a_whole_model_folder(program, base, read_files, tmp_path):
+    """Killed while it copies the model and when it is about to name the graph; the same command completes it."""
+    arguments = ["export", "./model", "--to", "onnx", "--part", "adapter", "--device", "cpu", "-q", "-o"]
+    done = program.run(*arguments, "whole/export", cwd=base)
+    assert done.code == 0, done.err
+    out = tmp_path / "out"
+    for place, action in ((2, "cut"), (5, "SIGKILL"), (7, "cut"), (8, "cut")):
+        done = program.run(*arguments, str(out), cwd=base, at={"rename": place, "do": action})
+        assert done.code == -signal.SIGKILL, done.err
+    assert list((out / "onnx").glob(".export-*/*.onnx"))
+    done = program.run(*arguments, str(out), cwd=base)
+    assert done.code == 0, done.err
+    assert read_files(out) == read_files(base / "whole/export")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..imaging.atomic import atomic_path, write_text
+from ..imaging.atomic import atomic_path, remove_remains, write_text
 from .card import Card, parse_card, read_card
 from .loading import part_paths, sha256_file
 
@@ -58,6 +58,7 @@ def write_model_folder(
     for name, table in document["parts"].items():
         if name in parts:
             path = out / f"{name}.safetensors"
+            remove_remains([path])
             with atomic_path(path) as temporary:
                 save_file({key: value.detach().cpu().contiguous() for key, value in parts[name].items()}, temporary)
             table["files"] = [_describe(out, path.name)]
@@ -68,6 +69,7 @@ def write_model_folder(
             remote = [row for row in table.get("files", []) if "repo" in row]
             table["files"] = kept.get(name, {}).get("files") or remote
     parse_card(document, out / "card.toml")
+    remove_remains([out / "card.toml"])
     write_card(out / "card.toml", document)
     return read_card(out / "card.toml")
 
@@ -90,6 +92,7 @@ def _copy(source: Path, out: Path, target: str) -> dict[str, Any]:
     destination = out / target
     if not (destination.exists() and source.samefile(destination)):
         destination.parent.mkdir(parents=True, exist_ok=True)
+        remove_remains([destination])
         with atomic_path(destination) as temporary:
             shutil.copyfile(source, temporary)
     return _describe(out, target)
