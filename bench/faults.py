@@ -69,7 +69,7 @@ class Trial:
 
     def resume(self, stage: str, fault: str, out: Path) -> None:
         """Completes a disturbed run and adds its row."""
-        left = [path.name for path in out.rglob("*") if path.is_file() and not path.name.endswith(".part")]
+        left = [name for name in read_files(out) if not name.endswith(".part")]
         done = self.run(stage, out, *([] if stage == "phantom" else ["--resume"]))
         whole, resumed = read_files(self.base / "whole" / stage), read_files(out)
         same = done.code == 0 and whole == resumed
@@ -90,8 +90,8 @@ def kill(trial: Trial, scratch: Path) -> None:
             if done.code == 0:
                 continue
             trial.expect(-signal.SIGKILL, done)
-            half = "half of file" if action == "cut" else "before naming file"
-            trial.resume(stage, f"kill -9 at {half} {place}", out)
+            moment = "in the middle of file" if action == "cut" else "before naming file"
+            trial.resume(stage, f"kill -9 {moment} {place}", out)
         out = scratch / f"{stage}-term"
         trial.expect(130, trial.run(stage, out, at={"rename": 3, "do": "SIGTERM"}))
         trial.resume(stage, "SIGTERM", out)
