@@ -57,6 +57,25 @@ def test_a_large_mask_weighs_as_much_as_one_latent_voxel(card: Card, tmp_path: P
     assert sums == pytest.approx({"none": 0.0, "small": 8 / 64, "large": 1.0})
 
 
+def test_places_where_a_lesion_could_have_been_weigh_as_much(card: Card, tmp_path: Path) -> None:
+    affine = np.diag([*(card.image.spacing_mm or ()), 1.0])
+    corner, empty = np.zeros(card.image.shape), np.zeros(card.image.shape)
+    corner[:4, :4, 4:8] = 1
+    for name, data in {"healthy": empty, "ill": corner}.items():
+        write_mask(tmp_path / f"{name}.nii.gz", data, affine)
+    plain = RegionMaps(tmp_path, ["healthy", "ill"], card.image, 4)
+    assert torch.equal(plain["healthy"], plain["ill"])
+    size = plain["ill"].shape
+    mirrored = RegionMaps(tmp_path, ["ill"], card.image, 4, mirror="xz")["ill"]
+    assert {tuple(place) for place in mirrored[0].nonzero().tolist()} == {
+        (x, 0, z) for x in (0, size[1] - 1) for z in (1, size[3] - 2)
+    }
+    assert mirrored.max() == 1.0
+    for wrong in ("w", "xx", "left"):
+        with pytest.raises(InputError, match="Option region_mirror"):
+            RegionMaps(tmp_path, ["ill"], card.image, 4, mirror=wrong)
+
+
 def test_a_missing_mask_is_named(card: Card, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no mask of 'b' \(1 of 1 exams lack one\)"):
         RegionMaps(tmp_path, ["b"], card.image, 4)

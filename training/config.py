@@ -159,8 +159,7 @@ class DenoiserTraining(LoopTraining):
             channel by what it does to the decoded image ("image"), so that coarse structure stands out of the noise
             first.
         regions: Folder with a mask per exam; see `regions.RegionMaps`. Empty for none.
-        region_mirror: Axis across which the mirror image of each mask weighs as much, "x" for left and right; empty
-            for none.
+        region_mirror: Axes across which the mirror images of each mask weigh as much, such as "x" for left and right.
         region_weight: What each exam's mask weighs more in the loss at the first step, in latent voxels all together.
         region_weight_final: The same at the last step; the weight changes geometrically between them.
         ram_limit_gb: Latents up to this size are held in memory; larger sets are read item by item.
