@@ -1,6 +1,8 @@
 """Names of exams and of their channels, as they stand in files."""
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 
 from .errors import InputError
@@ -15,6 +17,14 @@ CHANNEL_ALIASES: Mapping[str, tuple[str, ...]] = {
 MAX_ID_BYTES = 200
 
 
+def _has_file_name(identifier: str) -> bool:
+    try:
+        os.fsencode(identifier)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_id(identifier: str, origin: str) -> str:
     """Refuses an id that is not safe as the name of a file and a folder.
 
@@ -27,7 +37,7 @@ def check_id(identifier: str, origin: str) -> str:
 
     Raises:
         InputError: The id is empty or too long, starts with a dot, has blanks at an end, or holds a path separator,
-            `..` or a control character.
+            `..`, a control character or one that file names cannot hold in the present locale.
     """
     size = len(identifier.encode(errors="replace"))
     reason = None
@@ -46,10 +56,12 @@ def check_id(identifier: str, origin: str) -> str:
         reason = "starts with a dot"
     elif identifier != identifier.strip():
         reason = "starts or ends with a blank"
+    elif not _has_file_name(identifier):
+        reason = f"holds letters that file names cannot hold here (encoding {sys.getfilesystemencoding()})"
     if reason:
         raise InputError(
             f"The id {identifier!r} from {origin} {reason}, so it cannot name a file.",
-            "Use letters, digits, '-' and '_'.",
+            "Use letters, digits, '-' and '_'; letters beyond A to Z need a locale such as LC_ALL=C.UTF-8.",
         )
     return identifier
 

@@ -1,7 +1,10 @@
 """Exams are found in every layout and manifest, and what is amiss in one is said in a sentence."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -247,9 +250,20 @@ def test_two_rows_for_one_exam_are_refused(tmp_path):
         find_exams(root, CHANNELS)
 
 
-@pytest.mark.parametrize("good", ["a", "10000_1000000", "phantom1-00017_s3", "Müller 7", "x" * 200, "a.b"])
+@pytest.mark.parametrize("good", ["a", "10000_1000000", "phantom1-00017_s3", "x" * 200, "a.b"])
 def test_safe_ids(good):
     assert check_id(good, "here") == good
+
+
+def test_letters_that_file_names_cannot_hold_are_refused():
+    """Under LC_ALL=C a name with an umlaut cannot be written; elsewhere it can."""
+    code = "from ccella.imaging.names import check_id; print(ascii(check_id('M\\xfcller 7', 'here')))"
+    plain = {**os.environ, "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    run = [sys.executable, "-c", code]
+    wide = subprocess.run(run, env=plain | {"PYTHONUTF8": "1"}, capture_output=True, text=True, check=True)
+    assert wide.stdout.strip() == r"'M\xfcller 7'"
+    narrow = subprocess.run(run, env=plain | {"PYTHONUTF8": "0"}, capture_output=True, text=True, check=False)
+    assert "holds letters that file names cannot hold here" in narrow.stderr
 
 
 @pytest.mark.parametrize(
