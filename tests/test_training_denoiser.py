@@ -21,7 +21,7 @@ from ccella.imaging.errors import InputError
 from ccella.pipeline.sampler_settings import choose_settings
 from ccella.training.checkpoints import latest_checkpoint
 from ccella.training.config import DenoiserTraining, resolve_options
-from ccella.training.denoiser import DenoiserTask, class_auc, noise_schedule, train_denoiser
+from ccella.training.denoiser import DenoiserTask, class_auc, train_denoiser
 from ccella.training.engine import Engine
 from ccella.training.export import initial_network
 from ccella.training.interruption import TrainingInterrupted
@@ -31,6 +31,7 @@ from ccella.training.splits import split_patients
 from ccella.zoo.card import Card, parse_card, read_card
 from ccella.zoo.errors import WeightsMissingError
 from ccella.zoo.folder import write_card
+from ccella.zoo.forward import noise_schedule
 from ccella.zoo.loading import load_part
 from ccella.zoo.registry import find_card
 
