@@ -19,7 +19,7 @@ from small_latents import write_latents, write_template
 
 def train(base: Path, name: str, steps: int, processes: int, sharded: bool = False) -> list[float]:
     """The loss of every step of one run."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     if processes == 1:
         launcher = [sys.executable]
     settings = ["log_every=1", "validate_every=0", "checkpoint_every=0", "learning_rate=1e-3"]
