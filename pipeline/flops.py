@@ -59,20 +59,13 @@ def count_exam(
     parameter = next(denoiser.parameters())
     text = torch.zeros(text.shape, dtype=parameter.dtype, device=parameter.device)
     items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes))] * settings.batch_size
-    plans = []
-
-    def prepare() -> None:
-        plans.append(
-            family.prepare(
-                card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale,
-                null_text=text[:1],
-            )
-        )  # fmt: skip
-
+    plan = family.prepare(
+        card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1]
+    )
     z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=parameter.dtype, device=parameter.device)
     latent = z[:1].to(next(autoencoder.parameters()).dtype)
     return {
-        "adapter": count_flops(prepare) // settings.batch_size,
-        "step": count_flops(lambda: plans[0].predict(z, 0)) // settings.batch_size,
+        "adapter": count_flops(plan.run_adapter) // settings.batch_size,
+        "step": count_flops(lambda: plan.predict(z, 0)) // settings.batch_size,
         "decode": count_flops(lambda: family.decode_latent(card, autoencoder, latent)),
     }

@@ -98,19 +98,13 @@ def estimate_footprint(card: Card, settings: SampleSettings, dtype: torch.dtype)
         text = torch.zeros(TOKENS, family.text_width(card), dtype=dtype)
         items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes))] * settings.batch_size
         z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=dtype)
-        plans = []
-
-        def prepare() -> None:
-            plans.append(
-                family.prepare(
-                    card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale,
-                    null_text=text[:1],
-                )
-            )  # fmt: skip
-
+        plan = family.prepare(
+            card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale,
+            null_text=text[:1],
+        )  # fmt: skip
         activations = {
-            "adapter": count_peak(prepare, known=known),
-            "step": count_peak(lambda: plans[0].predict(z, 0), known=known),
+            "adapter": count_peak(plan.run_adapter, known=known),
+            "step": count_peak(lambda: plan.predict(z, 0), known=known),
             "decode": count_peak(lambda: family.decode_latent(card, autoencoder, z[:1]), known=known),
         }
         weights = {

@@ -91,7 +91,7 @@ class _Sampler:
         return self.text_encoder.encode([job.item.text])[0]
 
     def prepare(self, jobs: Sequence[_Job]) -> Plan:
-        """Runs the adapter for all timesteps of each item, before the loop."""
+        """What the items are conditioned on, ready for the loop."""
         family = load_family(self.card.family)
         conditions = [
             family.Conditions(self.embed(job).to(self.runtime.dtype), False, job.item.class_label, job.spacing_mm)

@@ -212,13 +212,13 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     text = text.to(device, runtime.dtype)
     flops = count_exam(card, settings, *networks.counted, text)
     spacing_mm = choose_spacing(card, None, "The exam")
-    prepare = partial(
-        family.prepare, card, networks.denoiser, [family.Conditions(text, False, None, spacing_mm)] * batch,
+    plan = family.prepare(
+        card, networks.denoiser, [family.Conditions(text, False, None, spacing_mm)] * batch,
         timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1],
     )  # fmt: skip
-    yield measure("adapter", prepare, flops["adapter"], items=batch)
+    yield measure("adapter", plan.run_adapter, flops["adapter"], items=batch)
     z = torch.stack([draw_noise(seed, card.latent_shape) for seed in range(batch)]).to(device)
-    predict = partial(predictor(card, prepare(), settings.timesteps, runtime.dtype), z, 0)
+    predict = partial(predictor(card, plan, settings.timesteps, runtime.dtype), z, 0)
     yield measure("step", predict, flops["step"], settings.steps, batch)
     # The network's first estimate of the exam: what is decoded and written should look like one.
     clean = noise_schedule(card).to_x0(z, predict(), torch.tensor(settings.timesteps[0]))

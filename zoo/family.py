@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 
 class Plan(Protocol):
-    """A batch ready to be denoised: everything that depends on the conditions alone has been computed."""
+    """A batch ready to be denoised; what does not depend on the latents is computed for many timesteps at once."""
 
-    class_probability: "torch.Tensor"
+    @property
+    def class_probability(self) -> "torch.Tensor":
+        """Probability of class 1 for each item, averaged over the timestep table; shape B."""
+        ...
+
+    def run_adapter(self) -> None:
+        """All of the work that does not depend on the latents, as the sampling loop does it; for measurements."""
+        ...
 
     def predict(self, z: "torch.Tensor", step: int) -> "torch.Tensor":
         """The network's output for noisy latents `z` at entry `step` of the timestep table."""

@@ -1,16 +1,14 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
+from .conditioning import Conditions, Plan, prepare
 from .decode_plans import plan_decode
 from .graphs import assemble, graphs, shape_multiple
 from .parts import build, text_width
 from .stages import (
     DECODE_MEMORY_BYTES,
-    Conditions,
-    Plan,
     decode_latent,
     encode_image,
-    prepare,
     scale_latent,
     training_forward,
     unscale_latent,

@@ -4,43 +4,23 @@ Shapes: images B C X Y Z with one channel per MRI sequence, latents B (C*4) x y 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ....diffusion.guidance import guide
 from ...card import Card
 from ...errors import CardError
 from .autoencoder import Autoencoder
 from .decode_plans import DecodePlan, plan_decode
 from .denoiser import CLASS_SCALE, CcellaDenoiser
-from .graphs import CompiledAutoencoder, CompiledDenoiser
+from .graphs import CompiledAutoencoder
 from .slabs import decode_in_slabs
 
 # A part as PyTorch has it, or as another runtime executes it.
-AnyDenoiser = CcellaDenoiser | CompiledDenoiser
 AnyAutoencoder = Autoencoder | CompiledAutoencoder
 # Enough for one sequence of 256x256x128 at a time in bf16, and in slabs in fp32. Fixed, not what happens to be free, so
 # that a run can be repeated bit by bit.
 DECODE_MEMORY_BYTES = 8 * 2**30
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What one item is conditioned on.
-
-    Attributes:
-        text: Embedded report, L W.
-        text_is_null: There was no report.
-        class_label: Class that replaces the one predicted from the report, or None.
-        spacing_mm: Voxel spacing of the image along its axes.
-    """
-
-    text: Tensor
-    text_is_null: bool
-    class_label: int | None
-    spacing_mm: tuple[float, ...]
 
 
 def encode_image(card: Card, autoencoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,129 +112,6 @@ def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     lengths = torch.tensor([len(text) for text in texts], device=padded.device)
     return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """Hoisted conditions of one guidance branch: context T B N D and class input T B K."""
-
-    context: Tensor
-    class_input: Tensor
-
-    def at(self, step: int, denoiser: AnyDenoiser) -> tuple[Tensor | None, Tensor]:
-        return self.context[step] if denoiser.config.text_context else None, self.class_input[step]
-
-
-class Plan:
-    """A batch whose reports have been through the adapter for every timestep, before the loop.
-
-    Attributes:
-        class_probability: Probability of class 1 for each item, averaged over the timesteps; shape B.
-    """
-
-    def __init__(
-        self,
-        denoiser: AnyDenoiser,
-        conditional: _Branch,
-        unconditional: _Branch | None,
-        *,
-        timesteps: Sequence[int],
-        spacing_mm: Tensor,
-        guidance_scale: float,
-        class_probability: Tensor,
-    ) -> None:
-        self._denoiser = denoiser
-        self._conditional = conditional
-        self._unconditional = unconditional
-        self._timesteps = timesteps
-        self._spacing_mm = spacing_mm
-        self._guidance_scale = guidance_scale
-        self.class_probability = class_probability
-
-    def predict(self, z: Tensor, step: int) -> Tensor:
-        """The network's guided output for its input `z` (B C x y z) at entry `step` of the timestep table."""
-        t = torch.full((len(z),), self._timesteps[step], device=z.device)
-        context, class_input = self._conditional.at(step, self._denoiser)
-        if self._unconditional is None:
-            return self._denoiser.unet(z, t, context, class_input, self._spacing_mm)
-        # Both guidance branches in one pass: half the passes over the weights.
-        null_context, null_input = self._unconditional.at(step, self._denoiser)
-        both = None if context is None or null_context is None else torch.cat([context, null_context])
-        inputs = torch.cat([class_input, null_input])
-        doubled = self._denoiser.unet(torch.cat([z, z]), t.repeat(2), both, inputs, self._spacing_mm.repeat(2, 1))
-        conditional, unconditional = doubled.chunk(2)
-        return guide(cond=conditional, uncond=unconditional, scale=self._guidance_scale)
-
-
-def prepare(
-    card: Card,
-    denoiser: nn.Module,
-    conditions: Sequence[Conditions],
-    *,
-    timesteps: Sequence[int],
-    guidance_scale: float,
-    null_text: Tensor,
-) -> Plan:
-    """Runs the adapter for all timesteps of each item, before the sampling loop.
-
-    The adapter depends on the report and the timestep alone (Grabke et al., CCELLA), so nothing of it belongs in the
-    loop.
-
-    Args:
-        card: The model.
-        denoiser: Its denoiser.
-        conditions: One entry per item of the batch.
-        timesteps: The timestep table, descending.
-        guidance_scale: Classifier-free guidance; 1.0 is none and costs no second branch.
-        null_text: Embedding of the empty report, L W: what the unconditional branch sees.
-
-    Returns:
-        The plan.
-    """
-    assert isinstance(denoiser, AnyDenoiser)
-    device = denoiser.device
-    t = torch.tensor(timesteps, device=device)
-    contexts, inputs, probabilities = [], [], []
-    for item in conditions:
-        context, logits = _adapt(denoiser, item.text.to(device), t)
-        probabilities.append(logits.softmax(-1)[:, 1].mean())
-        contexts.append(context)
-        inputs.append(denoiser.class_values(logits, _given(item.class_label, logits)))
-    conditional = _Branch(torch.stack(contexts, 1), torch.stack(inputs, 1))
-    unconditional = None
-    if guidance_scale != 1.0:
-        context, logits = _adapt(denoiser, null_text.to(device), t)
-        count = len(conditions)
-        given = denoiser.config.class_input == "given"
-        unconditional = _Branch(
-            context[:, None].expand(-1, count, -1, -1),
-            denoiser.class_values(logits, _given(0, logits) if given else None)[:, None].expand(-1, count, -1),
-        )
-    spacing = torch.tensor([item.spacing_mm for item in conditions], dtype=torch.float32, device=device)
-    return Plan(
-        denoiser,
-        conditional,
-        unconditional,
-        timesteps=timesteps,
-        spacing_mm=spacing,
-        guidance_scale=guidance_scale,
-        class_probability=torch.stack(probabilities).float().cpu(),
-    )
-
-
-def _given(label: int | None, logits: Tensor) -> Tensor | None:
-    """A class the user chose as class input T K, in percent; None when none was chosen."""
-    if label is None:
-        return None
-    return nn.functional.one_hot(torch.tensor(label), logits.shape[-1]).to(logits) * CLASS_SCALE + torch.zeros_like(
-        logits
-    )
-
-
-def _adapt(denoiser: AnyDenoiser, text: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Context T N D and class logits T K of one report at all timesteps."""
-    context, logits = denoiser.ella(text[None], None, t)
-    return context, logits
 
 
 def training_forward(denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,83 @@
+"""The adapter's work outside the loop: bounded in memory, and the same as in one batch."""
+
+import pytest
+import torch
+
+from ccella.pipeline.footprint import count_peak
+from ccella.zoo.families.ccella.conditioning import TIMESTEPS_AT_ONCE, Conditions, prepare
+
+STEPS = list(range(999, -1, -5))
+
+
+@pytest.fixture(scope="module")
+def card(tiny_model):
+    from ccella.zoo.card import read_card
+
+    return read_card(tiny_model / "card.toml")
+
+
+@pytest.fixture(scope="module")
+def denoiser(card):
+    from ccella.zoo.loading import load_part
+
+    return load_part(card, "denoiser", device=torch.device("cpu"))
+
+
+def draw(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+CONDITIONS = [
+    Conditions(draw(5, 16, seed=0), False, None, (2.0, 2.0, 4.0)),
+    Conditions(draw(9, 16, seed=1), False, 1, (1.0, 1.5, 3.0)),
+]
+NULL = draw(1, 16, seed=2)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@torch.no_grad()
+def test_a_long_table_gives_what_one_batch_gives(card, denoiser, guidance):
+    z = draw(2, *card.latent_shape, seed=3)
+    plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS, guidance_scale=guidance, null_text=NULL)
+    assert len(STEPS) > 3 * TIMESTEPS_AT_ONCE
+    probabilities = []
+    for step in (0, 63, 64, 130, len(STEPS) - 1):
+        found = plan.predict(z, step)
+        # Independently: each item by itself, at this timestep alone.
+        for place, item in enumerate(CONDITIONS):
+            t = torch.tensor([STEPS[step]])
+            given = None if item.class_label is None else torch.tensor([[0.0, 100.0]])
+            arguments = (torch.tensor([item.spacing_mm]), given)
+            expected, _ = denoiser(z[place : place + 1], t, item.text[None], None, *arguments)
+            if guidance != 1.0:
+                null, _ = denoiser(z[place : place + 1], t, NULL[None], None, torch.tensor([item.spacing_mm]))
+                expected = null + guidance * (expected - null)
+            torch.testing.assert_close(found[place : place + 1], expected, rtol=1e-4, atol=1e-5)
+    for item in CONDITIONS:
+        _, logits = denoiser.ella(item.text[None], None, torch.tensor(STEPS))
+        probabilities.append(logits.softmax(-1)[:, 1].mean())
+    torch.testing.assert_close(plan.class_probability, torch.stack(probabilities))
+
+
+@torch.no_grad()
+def test_memory_does_not_grow_with_the_timestep_table(card, denoiser):
+    def peak(steps):
+        plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS[:steps], guidance_scale=2.0, null_text=NULL)
+        return count_peak(plan.run_adapter, known=list(denoiser.parameters()))
+
+    one, three = peak(TIMESTEPS_AT_ONCE), peak(3 * TIMESTEPS_AT_ONCE)
+    assert peak(TIMESTEPS_AT_ONCE // 2) < 0.6 * one
+    assert three < 1.01 * one + 1000
+
+
+@torch.no_grad()
+def test_the_loop_runs_the_adapter_once_for_each_timestep(card, denoiser):
+    seen: list[int] = []
+    handle = denoiser.ella.register_forward_hook(lambda module, args, output: seen.extend(args[2].tolist()))
+    plan = prepare(card, denoiser, CONDITIONS[:1], timesteps=STEPS, guidance_scale=1.0, null_text=NULL)
+    z = draw(1, *card.latent_shape, seed=3)
+    for step in range(len(STEPS)):
+        plan.predict(z, step)
+    assert plan.class_probability.shape == (1,)
+    handle.remove()
+    assert seen == STEPS

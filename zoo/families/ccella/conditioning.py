@@ -1,0 +1,171 @@
+"""What a batch is conditioned on, and the adapter's work on it, which depends on report and timestep alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ....diffusion.guidance import guide
+from ...card import Card
+from .denoiser import CLASS_SCALE, CcellaDenoiser
+from .graphs import CompiledDenoiser
+
+# A part as PyTorch has it, or as another runtime executes it.
+AnyDenoiser = CcellaDenoiser | CompiledDenoiser
+# Timesteps of one report that go through the adapter together: at the published size half a gigabyte in fp32. Fixed,
+# not what happens to be free, so that a run can be repeated bit by bit.
+TIMESTEPS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What one item is conditioned on.
+
+    Attributes:
+        text: Embedded report, L W.
+        text_is_null: There was no report.
+        class_label: Class that replaces the one predicted from the report, or None.
+        spacing_mm: Voxel spacing of the image along its axes.
+    """
+
+    text: Tensor
+    text_is_null: bool
+    class_label: int | None
+    spacing_mm: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A report at the timesteps of one window: context T N D, class logits T K and class input T K."""
+
+    context: Tensor
+    logits: Tensor
+    class_input: Tensor
+
+
+class Plan:
+    """A batch whose reports go through the adapter for many timesteps at once, outside the sampling loop.
+
+    `TIMESTEPS_AT_ONCE` entries of the timestep table form a window, and one window is held at a time, so that memory
+    does not grow with the number of steps.
+
+    Args:
+        denoiser: Adapter and U-Net.
+        conditions: One entry per item of the batch.
+        timesteps: The timestep table.
+        guidance_scale: Classifier-free guidance; 1.0 is none.
+        null_text: Embedding of the empty report, L W.
+    """
+
+    def __init__(
+        self,
+        denoiser: AnyDenoiser,
+        conditions: Sequence[Conditions],
+        *,
+        timesteps: Sequence[int],
+        guidance_scale: float,
+        null_text: Tensor,
+    ) -> None:
+        device = denoiser.device
+        self._denoiser = denoiser
+        self._texts = [item.text.to(device) for item in conditions]
+        self._labels = [item.class_label for item in conditions]
+        self._null_text = null_text.to(device) if guidance_scale != 1.0 else None
+        self._timesteps = timesteps
+        self._guidance_scale = guidance_scale
+        spacing = [item.spacing_mm for item in conditions]
+        self._spacing_mm = torch.tensor(spacing, dtype=torch.float32, device=device)
+        self._windows = range(0, len(timesteps), TIMESTEPS_AT_ONCE)
+        self._start = -1
+        self._branches: list[_Branch] = []
+        self._null: _Branch | None = None
+        self._probabilities: dict[int, list[Tensor]] = {}
+
+    @property
+    def class_probability(self) -> Tensor:
+        """Probability of class 1 for each item, averaged over the whole timestep table; shape B."""
+        for start in self._windows:
+            if start not in self._probabilities:
+                self._open(start)
+        each = zip(*(self._probabilities[start] for start in self._windows), strict=True)
+        return torch.stack([torch.cat(parts).mean() for parts in each]).float().cpu()
+
+    def predict(self, z: Tensor, step: int) -> Tensor:
+        """The network's guided output for its input `z` (B C x y z) at entry `step` of the timestep table."""
+        place = step % TIMESTEPS_AT_ONCE
+        if step - place != self._start:
+            self._open(step - place)
+        t = torch.full((len(z),), self._timesteps[step], device=z.device)
+        context, class_input = self._stack(self._branches, place)
+        if self._null is None:
+            return self._denoiser.unet(z, t, context, class_input, self._spacing_mm)
+        # Both guidance branches in one pass: half the passes over the weights.
+        null_context, null_input = self._stack([self._null] * len(z), place)
+        both = None if context is None or null_context is None else torch.cat([context, null_context])
+        inputs = torch.cat([class_input, null_input])
+        doubled = self._denoiser.unet(torch.cat([z, z]), t.repeat(2), both, inputs, self._spacing_mm.repeat(2, 1))
+        conditional, unconditional = doubled.chunk(2)
+        return guide(cond=conditional, uncond=unconditional, scale=self._guidance_scale)
+
+    def run_adapter(self) -> None:
+        """All of the adapter's work, window by window as in the loop; the first window comes last and is kept."""
+        for start in reversed(self._windows):
+            self._open(start)
+
+    def _open(self, start: int) -> None:
+        """Computes the window that begins at entry `start` of the timestep table, and lets go of the former one."""
+        self._start, self._branches, self._null = start, [], None
+        for text, label in zip(self._texts, self._labels, strict=True):
+            self._branches.append(self._adapt(start, text, label))
+        self._probabilities[start] = [branch.logits.softmax(-1)[:, 1] for branch in self._branches]
+        if self._null_text is not None:
+            given = self._denoiser.config.class_input == "given"
+            self._null = self._adapt(start, self._null_text, 0 if given else None)
+
+    def _adapt(self, start: int, text: Tensor, label: int | None) -> _Branch:
+        """One report at all timesteps of a window; the class that the user chose goes before the predicted one."""
+        t = torch.tensor(self._timesteps[start : start + TIMESTEPS_AT_ONCE], device=self._denoiser.device)
+        context, logits = self._denoiser.ella(text[None], None, t)
+        given = None
+        if label is not None:
+            given = torch.zeros_like(logits)
+            given[:, label] = CLASS_SCALE
+        return _Branch(context, logits, self._denoiser.class_values(logits, given))
+
+    def _stack(self, branches: Sequence[_Branch], place: int) -> tuple[Tensor | None, Tensor]:
+        """Context B N D and class input B K of one timestep."""
+        has_text = self._denoiser.config.text_context
+        context = torch.stack([branch.context[place] for branch in branches]) if has_text else None
+        return context, torch.stack([branch.class_input[place] for branch in branches])
+
+
+def prepare(
+    card: Card,
+    denoiser: nn.Module,
+    conditions: Sequence[Conditions],
+    *,
+    timesteps: Sequence[int],
+    guidance_scale: float,
+    null_text: Tensor,
+) -> Plan:
+    """Readies a batch for the sampling loop.
+
+    The adapter depends on the report and the timestep alone (Grabke et al., CCELLA), so nothing of it belongs in the
+    loop.
+
+    Args:
+        card: The model.
+        denoiser: Its denoiser.
+        conditions: One entry per item of the batch.
+        timesteps: The timestep table, descending.
+        guidance_scale: Classifier-free guidance; 1.0 is none and costs no second branch.
+        null_text: Embedding of the empty report, L W: what the unconditional branch sees.
+
+    Returns:
+        The plan.
+    """
+    assert isinstance(denoiser, AnyDenoiser)
+    return Plan(
+        denoiser, conditions, timesteps=timesteps, guidance_scale=guidance_scale, null_text=null_text
+    )  # fmt: skip
