@@ -12,9 +12,9 @@ template=ccella-pp/phantom
 # Training exams: institution 1, seed 0. Tests and benchmarks use other seeds. Lesions are made as frequent as not, since a
 # denoiser learns nothing about lesions from exams without one.
 "$ccella" phantom -n "${COUNT:-3000}" --seed 0 --institution 1 --prevalence 0.6 -o "$work/phantoms"
-"$ccella" train autoencoder "$work/phantoms" --model "$template" -o "$work/model" --resume
-"$ccella" train text-encoder -o "$work/model" --resume
 # Tests use phantoms of their own, so all of these may be trained on.
+"$ccella" train autoencoder "$work/phantoms" --model "$template" --split none -o "$work/model" --resume
+"$ccella" train text-encoder -o "$work/model" --resume
 "$ccella" encode "$work/phantoms" --model "$work/model" -o "$work/latents" --split none --resume
 # The loss weighs the lesions' places more: the options stand in the card, the masks came with the phantoms.
 "$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --set "regions=$work/phantoms/masks" --resume

@@ -9,7 +9,15 @@ import click
 
 from ..pipeline.seeds import Shard
 from .notes import say
-from .options import compute_options, model_option, output_option, resolve_model, run_options, stream_options
+from .options import (
+    compute_options,
+    model_option,
+    output_option,
+    resolve_model,
+    run_options,
+    split_option,
+    stream_options,
+)
 from .output import Output, print_records
 from .progress import Progress
 from .stages import ItemCount, announce_runtime, require_weights
@@ -23,12 +31,7 @@ if TYPE_CHECKING:
 @output_option("Folder for the latents; made where missing.")
 @model_option
 @compute_options
-@click.option(
-    "--split",
-    "choice",
-    metavar="SHARES|COLUMN|none",
-    help="Patients in train, val and test: shares, or a column that tells.  [default: the column split, or 80:5:15]",
-)
+@split_option
 @run_options
 @stream_options
 def command(

@@ -222,6 +222,13 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
     )
 
 
+split_option = click.option(
+    "--split", "choice", metavar="SHARES|COLUMN|FILE.csv|none",
+    help="Patients in train, val and test: shares, a column that tells, or another run's splits.csv.  "
+    "[default: the column split, or 80:5:15]",
+)  # fmt: skip
+
+
 def run_options(command: Command) -> Command:
     """`--shard`, `--resume`, `--overwrite` and `--dry-run`: how a run folder is filled."""
     for option in (

@@ -7,7 +7,15 @@ import click
 
 from ..zoo.registry import find_card
 from .notes import say
-from .options import classifier_option, model_option, output_option, resolve_model, seed_option, stream_options
+from .options import (
+    classifier_option,
+    model_option,
+    output_option,
+    resolve_model,
+    seed_option,
+    split_option,
+    stream_options,
+)
 from .output import Output
 from .training_options import choose_card, parse_allowed, parse_options, training_options
 
@@ -31,12 +39,14 @@ def command() -> None:
 @click.argument("exams", type=click.Path(path_type=Path))
 @output_option("Model folder; made where missing.")
 @model_option
+@split_option
 @training_options
 @stream_options
 def train_autoencoder_command(
     exams: Path,
     out: Path,
     model: str | None,
+    choice: str | None,
     config: str | None,
     resume: bool,
     as_json: bool,
@@ -44,7 +54,8 @@ def train_autoencoder_command(
 ) -> None:
     """Train the autoencoder of a model on EXAMS (a folder or manifest).
 
-    The model gives the architecture, image grid and default options.
+    The model gives the architecture, image grid and default options. Patients are divided as `ccella encode` divides
+    them: those of the split train are learnt from, those of val judge, those of test are not looked at.
     """
     from ..imaging.exams import find_exams
     from ..training.autoencoder import train_autoencoder
@@ -58,6 +69,7 @@ def train_autoencoder_command(
         find_exams(exams, card.image.channel_names),
         out,
         options,
+        split=choice,
         resume=resume,
         log=say,
         allow=parse_allowed(given),

@@ -16,8 +16,58 @@ from .layouts import Exam, read_table
 SPLITS = ("train", "val", "test")
 SPLITS_FILE = "splits.csv"
 PUBLISHED_SHARES = (0.80, 0.05, 0.15)
+NO_SPLITS = "none"
+COLUMN = "split"
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "testing": "test"}  # fmt: skip
+
+
+def choose_splits(
+    path: Path, exams: Sequence[Exam], choice: str | None = None, *, begun_without: bool = False
+) -> dict[str, str] | None:
+    """Which split each patient is in.
+
+    Args:
+        path: The file of splits that the run keeps; those in it stay, and new patients are added.
+        exams: All exams of the run.
+        choice: Shares such as `80:5:15`, the name of a column, a file such as another run's splits.csv, or `none`. None
+            takes the column `split` where every exam has it, else the published shares.
+        begun_without: The run was begun without splits, and stays so unless the choice names some.
+
+    Returns:
+        Split by patient; None where there are none.
+
+    Raises:
+        InputError: A patient is in two splits, or the choice means nothing.
+    """
+    known = read_splits(path) if path.is_file() else {}
+    if choice == NO_SPLITS:
+        if known:
+            raise InputError(f"{path} holds splits.", "Remove it to go without, or leave --split away.")
+        return None
+    if choice is None and not known and begun_without:
+        return None
+    if choice is not None and ":" in choice and not Path(choice).exists():
+        return known | assign_splits(exams, parse_shares(choice), known)
+    if choice is None and not all(exam.meta.get(COLUMN) for exam in exams):
+        return known | assign_splits(exams, PUBLISHED_SHARES, known)
+    if choice is not None and Path(choice).is_file():
+        stated, origin = _splits_of(exams, Path(choice)), choice
+    else:
+        stated, origin = splits_from_column(exams, choice or COLUMN), f"column {choice or COLUMN!r}"
+    for patient, split in stated.items():
+        if known.get(patient, split) != split:
+            raise InputError(
+                f"Patient {patient!r} is in two splits, {known[patient]} ({path}) and {split} ({origin}).",
+                f"Correct one of them, or remove {path} to divide anew.",
+            )
+    return known | stated
+
+
+def describe_splits(splits: Mapping[str, str]) -> str:
+    """How many patients are in each split."""
+    counts = [(name, sum(split == name for split in splits.values())) for name in SPLITS]
+    return "Patients by split: " + ", ".join(f"{name} {count}" for name, count in counts)
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
@@ -114,6 +164,17 @@ def write_splits(path: Path, splits: Mapping[str, str], classes: Mapping[str, in
         label = classes.get(patient)
         table.writerow([patient, split, "" if label is None else label])
     write_text(path, text.getvalue())
+
+
+def _splits_of(exams: Sequence[Exam], path: Path) -> dict[str, str]:
+    """The splits of the exams' patients in a file."""
+    table = read_splits(path)
+    lost = sorted({exam.patient_id for exam in exams} - set(table))
+    if lost:
+        raise InputError(
+            f"{path} names no split for {len(lost)} patients, the first is {lost[0]!r}.", "Add them to the file."
+        )
+    return {patient: table[patient] for patient in sorted({exam.patient_id for exam in exams})}
 
 
 def _place_patient(splits: dict[str, str], patient: str, split: str, origin: str) -> None:

@@ -6,20 +6,15 @@ from pathlib import Path
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..imaging.splits import (
-    PUBLISHED_SHARES,
-    SPLITS,
+    NO_SPLITS,
     SPLITS_FILE,
-    assign_splits,
-    parse_shares,
+    choose_splits,
+    describe_splits,
     patient_classes,
     read_splits,
-    splits_from_column,
     write_splits,
 )
 from .run_folder import RunFolder
-
-NO_SPLITS = "none"
-COLUMN = "split"
 
 
 def plan_splits(
@@ -30,8 +25,7 @@ def plan_splits(
     Args:
         out: The run folder. Splits that lie there are kept, and new patients added.
         exams: All exams of the run, of every shard; None where they come one by one and are not known beforehand.
-        choice: Shares such as `80:5:15`, the name of a column, or `none`. None takes the column `split` where every
-            exam has it, else the published shares.
+        choice: Shares, a column, a file or `none`; see `choose_splits`.
         resume: The run goes on; one that was begun without splits stays without, unless the choice names some.
 
     Returns:
@@ -44,30 +38,7 @@ def plan_splits(
         if choice in (None, NO_SPLITS):
             return None
         raise InputError("Exams from standard input cannot be divided.", "Give a folder or a manifest, or no --split.")
-    path = out / SPLITS_FILE
-    known = read_splits(path) if path.is_file() else {}
-    if choice == NO_SPLITS:
-        if known:
-            raise InputError(f"{path} holds splits.", "Remove it to go without, or leave --split away.")
-        return None
-    if choice is None and not known and resume and _begun(out):
-        return None
-    shares = PUBLISHED_SHARES
-    column = COLUMN if choice is None and all(exam.meta.get(COLUMN) for exam in exams) else None
-    if choice is not None and ":" in choice:
-        shares = parse_shares(choice)
-    elif choice is not None:
-        column = choice
-    if column is None:
-        return known | assign_splits(exams, shares, known)
-    stated = splits_from_column(exams, column)
-    for patient, split in stated.items():
-        if known.get(patient, split) != split:
-            raise InputError(
-                f"Patient {patient!r} is in two splits, {known[patient]} ({path}) and {split} (column {column!r}).",
-                f"Correct the column, or remove {path} to divide anew.",
-            )
-    return known | stated
+    return choose_splits(out / SPLITS_FILE, exams, choice, begun_without=resume and _begun(out))
 
 
 def keep_splits(
@@ -79,9 +50,7 @@ def keep_splits(
     path = run.path / SPLITS_FILE
     if not path.is_file() or read_splits(path) != splits:
         run.write_file(path, lambda target: write_splits(target, splits, patient_classes(exams)))
-    counts = [sum(split == name for split in splits.values()) for name in SPLITS]
-    parts = ", ".join(f"{name} {count}" for name, count in zip(SPLITS, counts, strict=True))
-    say(f"Patients by split: {parts} ({path}).")
+    say(f"{describe_splits(splits)} ({path}).")
 
 
 def doubt_classes(exams: Sequence[Exam]) -> list[str]:

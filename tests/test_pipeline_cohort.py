@@ -104,6 +104,17 @@ def test_a_column_is_kept_to_and_may_not_contradict_what_was_written(source, tmp
         plan_splits(tmp_path, exams, "none")
 
 
+def test_another_runs_file_may_state_the_splits(source, tmp_path):
+    exams, table = find_exams(source, CHANNELS), tmp_path / "other.csv"
+    patients = sorted({exam.patient_id for exam in exams})
+    stated = dict(zip(patients, ("val", "train", "test"), strict=False))
+    write_splits(table, stated | {"elsewhere": "test"}, {})
+    assert plan_splits(tmp_path / "o", exams, str(table)) == stated
+    write_splits(table, {patients[0]: "val"}, {})
+    with pytest.raises(InputError, match=rf"names no split for {len(patients) - 1} patients, the first is"):
+        plan_splits(tmp_path / "o", exams, str(table))
+
+
 def test_runs_begun_without_splits_and_streams_have_none(source, tmp_path):
     exams = find_exams(source, CHANNELS)
     (tmp_path / "manifest.jsonl").write_text("{}\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Training of an autoencoder, on a small card with small exams, through to a model folder."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
+from ccella.imaging.splits import read_splits
 from ccella.training.adversary import Adversary
 from ccella.training.autoencoder import AutoencoderObjective, AutoencoderTask, train_autoencoder
 from ccella.training.config import AutoencoderTraining, resolve_options
@@ -61,7 +63,8 @@ def options(**changes: Any) -> AutoencoderTraining:
 def test_training_ends_in_a_model_folder_that_loads(card: Card, tmp_path: Path) -> None:
     exams = write_exams(tmp_path, 6)
     lines: list[str] = []
-    progress = train_autoencoder(card, exams, tmp_path / "out", options(steps=30, channels_last=True), log=lines.append)
+    chosen = options(steps=30, channels_last=True)
+    progress = train_autoencoder(card, exams, tmp_path / "out", chosen, split="none", log=lines.append)
     written = read_card(tmp_path / "out" / "card.toml")
     psnr = written.measured["autoencoder_psnr_db"]
     assert set(psnr) == {"t2w", "hbv", "adc"}
@@ -84,6 +87,32 @@ def test_training_ends_in_a_model_folder_that_loads(card: Card, tmp_path: Path) 
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines if "loss " in line]
     assert len(losses) == 30
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_patients_of_the_test_split_are_not_even_read(card: Card, tmp_path: Path) -> None:
+    exams = [replace(exam, meta={"split": name}) for exam, name in zip(
+        write_exams(tmp_path, 5), ("train", "test", "train", "val", "training"), strict=True)]  # fmt: skip
+    exams[1].files["t2w"].write_bytes(b"no image")
+    lines: list[str] = []
+    train_autoencoder(card, exams, tmp_path / "out", options(steps=2), log=lines.append)
+    table = tmp_path / "out/training/autoencoder/splits.csv"
+    assert read_splits(table) == {"p0": "train", "p1": "test", "p2": "train", "p3": "val", "p4": "train"}
+    assert any("Patients by split: train 3, val 1, test 1" in line for line in lines)
+    assert "Exams: 3 to train on, 1 to validate on, 1 untouched." in lines
+    written = read_card(tmp_path / "out/card.toml")
+    assert written.provenance["autoencoder"]["data"]["exams"] == 3
+    assert written.measured["autoencoder_psnr_db"]
+    # Going on keeps to the splits; a patient who changes sides is refused, also as other data.
+    train_autoencoder(card, exams, tmp_path / "out", options(steps=2), resume=True)
+    moved = [replace(exams[0], meta={"split": "test"}), *exams[1:]]
+    with pytest.raises(InputError, match="'p0' is in two splits, train"):
+        train_autoencoder(card, moved, tmp_path / "out", options(steps=2), resume=True)
+    table.unlink()
+    with pytest.raises(InputError, match=r"^Exam e1: .*e1_t2w"):
+        train_autoencoder(card, exams, tmp_path / "out", options(steps=2), resume=True)
+    exams[1].files["t2w"].write_bytes(exams[0].files["t2w"].read_bytes())
+    with pytest.raises(InputError, match="another data"):
+        train_autoencoder(card, exams, tmp_path / "out", options(steps=2), resume=True)
 
 
 def test_fine_tuning_starts_from_the_cards_weights(card: Card, tmp_path: Path) -> None:

@@ -82,6 +82,18 @@ def test_no_patient_is_on_both_sides(tmp_path: Path) -> None:
     np.testing.assert_allclose(volumes.validation.image(0)[0].numpy(), source, atol=6e-4)
 
 
+def test_all_exams_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    exams = write_exams(tmp_path, ["a", "b", "c", "d"])
+    for number in (1, 3):
+        exams[number].files["hbv"].write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"2 of 4 exams cannot be used\. Exam e1: .*Exam e3: "):
+        exam_volumes(exams, SPEC, tmp_path / "cache")
+    exams[3].files["hbv"].write_bytes(exams[0].files["hbv"].read_bytes())
+    with pytest.raises(InputError, match=r"^Exam e1: .*e1_hbv"):
+        exam_volumes(exams, SPEC, tmp_path / "cache")
+    assert list((tmp_path / "cache").glob("*")) == []
+
+
 def test_no_exam_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no exams"):
         exam_volumes([], SPEC, tmp_path)

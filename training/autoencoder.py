@@ -15,9 +15,9 @@ from ..zoo.card import Card
 from ..zoo.family import load_family
 from .adversary import Adversary
 from .config import AutoencoderTraining
-from .data import ExamVolumes, exam_volumes
+from .data import ExamVolumes, divide_exams, exam_volumes
 from .export import check_companions, describe_run, export_model, initial_network
-from .loop import refuse_existing, train
+from .loop import refuse_existing, run_folder, train
 from .losses import gradient_loss, kl_divergence, psnr_db, pyramid_loss
 from .processes import compute_once, is_first_process
 from .resumption import flatten
@@ -160,6 +160,7 @@ def train_autoencoder(
     out: Path,
     options: AutoencoderTraining,
     *,
+    split: str | None = None,
     resume: bool = False,
     log: Log = no_log,
     allow: Collection[str] = (),
@@ -168,9 +169,10 @@ def train_autoencoder(
 
     Args:
         card: The template: image, latent space and the autoencoder's configuration.
-        exams: What to train on, every image channel as one sample.
+        exams: Of all splits; every image channel of an exam to train on is one sample.
         out: The model folder; the run's files lie in its `training/autoencoder`.
         options: Every option; see `config.resolve_options`.
+        split: How patients are divided; see `imaging.splits.choose_splits`. They stand in the run's splits.csv.
         resume: Go on from the newest checkpoint.
         log: Takes lines for people.
         allow: What may differ from the run that is resumed; see `loop.train`.
@@ -185,9 +187,13 @@ def train_autoencoder(
     refuse_existing(out, STAGE, resume)
     check_companions(card, STAGE)
     cache, share = out / "training" / "cache", options.validation_fraction
-    # The first process prepares the images; the others find them ready.
-    compute_once(options, lambda: len(exam_volumes(exams, card.image, cache, log=log).training))
-    volumes = exam_volumes(exams, card.image, cache, validation_fraction=share)
+    folder = run_folder(out, STAGE)
+    # The first process divides the patients and prepares the images; the others find them ready.
+    splits = compute_once(options, lambda: divide_exams(folder, exams, split, log))
+    compute_once(options, lambda: len(exam_volumes(exams, card.image, cache, splits=splits, log=log).training))
+    volumes = exam_volumes(exams, card.image, cache, validation_fraction=share, splits=splits)
+    counts = [0 if volumes.validation is None else len(volumes.validation.ids), len(volumes.training.ids)]
+    log(f"Exams: {counts[1]} to train on, {counts[0]} to validate on, {len(exams) - sum(counts)} untouched.")
     network = initial_network(card, STAGE, options)
     task = AutoencoderTask(card, volumes, network, options)
     return train(task, options, out, stage=STAGE, resume=resume, log=log, allow=allow)

@@ -1,6 +1,6 @@
 """Image channels of exams as training samples of an autoencoder, prepared once into one memory-mapped file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from ..imaging.atomic import atomic_path
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, PreparedExam, load_exam
 from ..imaging.spec import ImageSpec
-from .splits import digest_words, split_patients
+from ..imaging.splits import SPLITS_FILE, choose_splits, describe_splits, patient_classes, write_splits
+from .checkpoints import latest_checkpoint
+from .splits import digest_words, divide_items
 from .task import Log, no_log
 
 Loader = Callable[[Exam, ImageSpec], PreparedExam]
@@ -69,7 +71,7 @@ class ExamVolumes:
 
 def exam_volumes(
     exams: Sequence[Exam], spec: ImageSpec, cache: Path, *, validation_fraction: float = 0.0,
-    load: Loader = load_exam, log: Log = no_log,
+    splits: Mapping[str, str] | None = None, load: Loader = load_exam, log: Log = no_log,
 ) -> ExamVolumes:  # fmt: skip
     """Prepares exams for autoencoder training.
 
@@ -79,7 +81,8 @@ def exam_volumes(
         exams: What to train on.
         spec: The model's image.
         cache: Folder for the prepared arrays.
-        validation_fraction: Share of patients kept for validation.
+        validation_fraction: Share of patients kept for validation; see `splits.divide_items`.
+        splits: Split by patient; exams of `test` are not even read.
         load: Puts an exam on the model's grid.
         log: Takes lines for people.
 
@@ -92,12 +95,14 @@ def exam_volumes(
     if not exams:
         raise InputError("There are no exams to train on.", "Give a folder or manifest of exams.")
     ordered = sorted(exams, key=lambda exam: exam.id)
-    digest = _digest(ordered, spec)
+    if splits is not None:
+        ordered = [exam for exam in ordered if splits.get(exam.patient_id) != "test"]
+    training, validation = divide_items([exam.patient_id for exam in ordered], validation_fraction, splits)
+    digest = _digest(ordered, spec, splits)
     path = cache / f"images-{digest[:16]}.npy"
     if not path.is_file():
         _prepare(path, ordered, spec, load, log)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    training, validation = split_patients([exam.patient_id for exam in ordered], validation_fraction)
 
     def subset(indices: Sequence[int]) -> ImageSet:
         ids = tuple(ordered[index].id for index in indices)
@@ -106,22 +111,59 @@ def exam_volumes(
     return ExamVolumes(subset(training), subset(validation) if validation else None)
 
 
+def divide_exams(folder: Path, exams: Sequence[Exam], choice: str | None, log: Log = no_log) -> dict[str, str] | None:
+    """Splits of a run's patients, written once into its folder as splits.csv; see `choose_splits`.
+
+    Args:
+        folder: Of the run; one with a checkpoint and without the file was begun without splits.
+        exams: All exams.
+        choice: What was asked for.
+        log: Takes lines for people.
+
+    Raises:
+        InputError: See `choose_splits`.
+    """
+    path = folder / SPLITS_FILE
+    begun = not path.is_file() and latest_checkpoint(folder / "checkpoints") is not None
+    splits = choose_splits(path, exams, choice, begun_without=begun)
+    if splits is not None:
+        write_splits(path, splits, patient_classes(exams))
+        log(f"{describe_splits(splits)} ({path}).")
+    return splits
+
+
 def _prepare(path: Path, exams: Sequence[Exam], spec: ImageSpec, load: Loader, log: Log) -> None:
     shape = (len(exams), *spec.array_shape)
     log(f"Preparing {len(exams)} exams into {path}.")
+    unfit: list[InputError] = []
     with atomic_path(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
         for number, exam in enumerate(exams):
-            array[number] = load(exam, spec).array
+            try:
+                array[number] = load(exam, spec).array
+            except InputError as error:
+                unfit.append(InputError(f"Exam {exam.id}: {error}", error.remedy))
             if (number + 1) * 10 // len(exams) > number * 10 // len(exams):
                 log(f"prepared {number + 1} of {len(exams)} exams")
         array.flush()
+        _refuse(unfit, len(exams))
 
 
-def _digest(exams: Sequence[Exam], spec: ImageSpec) -> str:
+def _refuse(unfit: Sequence[InputError], total: int) -> None:
+    """Names all exams that cannot be used at once: reading a thousand again to learn of the next one takes hours."""
+    if len(unfit) == 1:
+        raise unfit[0]
+    if unfit:
+        named = " ".join(str(error) for error in unfit[:10])
+        raise InputError(f"{len(unfit)} of {total} exams cannot be used. {named}", "Mend them or leave them out.")
+
+
+def _digest(exams: Sequence[Exam], spec: ImageSpec, splits: Mapping[str, str] | None) -> str:
     words = [repr(spec)]
     for exam in exams:
         words += [exam.id, exam.patient_id]
+        # Runs that knew no splits keep their digests.
+        words += [] if splits is None else [splits.get(exam.patient_id, "none")]
         for channel in spec.channel_names:
             path = exam.files[channel]
             # A DICOM series is a folder; its size says nothing.
