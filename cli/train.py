@@ -81,12 +81,16 @@ def train_autoencoder_command(
 @click.argument("latents", type=click.Path(path_type=Path))
 @output_option("Model folder; made where missing.")
 @model_option
+@click.option(
+    "--distill", is_flag=True, help="Train a student of --model that samples in few steps: --set distill_steps=N, or 4."
+)
 @training_options
 @stream_options
 def train_denoiser_command(
     latents: Path,
     out: Path,
     model: str | None,
+    distill: bool,
     config: str | None,
     resume: bool,
     as_json: bool,
@@ -96,9 +100,12 @@ def train_denoiser_command(
     from ..training.config import DenoiserTraining, resolve_options
     from ..training.denoiser import train_denoiser
 
+    if distill and given["finetune"] is False:
+        raise click.UsageError("A student starts with its teacher's weights: leave out --from-scratch.")
     card = choose_card(model, config)
     defaults = card.training.get("denoiser", {})
-    options = resolve_options(DenoiserTraining, "denoiser", defaults, parse_options(given), config)
+    explicit = parse_options(given) | ({"distill": True, "initial": "card"} if distill else {})
+    options = resolve_options(DenoiserTraining, "denoiser", defaults, explicit, config)
     progress = train_denoiser(card, latents, out, options, resume=resume, log=say, allow=parse_allowed(given))
     _print_result("denoiser", out, progress, as_json)
 

@@ -91,7 +91,8 @@ def choose_settings(
     """
     # Imported late: the table's module needs torch by way of its neighbours.
     from ..diffusion.samplers import is_stochastic
-    from ..diffusion.timesteps import check_table, timestep_table
+    from ..diffusion.timesteps import check_table
+    from ..zoo.forward import choose_timesteps
 
     default = card.sampler if preset is None else _find_preset(card, preset)
     name = sampler if sampler is not None else default.name
@@ -116,15 +117,15 @@ def choose_settings(
     train = card.schedule.train_timesteps
     try:
         is_stochastic(name, share)
-        if timesteps is not None:
-            table = check_table(timesteps, train)
-        elif default.timesteps is not None and count == default.steps:
-            table = default.timesteps
-        else:
-            # A straight line is followed in even steps; a curved one needs more of them towards the clean end.
-            table = timestep_table(train, count, "trailing" if flow else "quadratic")
+        table = check_table(timesteps, train) if timesteps is not None else choose_timesteps(card, default, count)
     except ValueError as error:
         raise InputError(str(error), "Change the sampler's options.") from error
+    own = card.sampler
+    if own.distilled and (name, table, share) != (own.name, own.timesteps, own.eta):
+        raise InputError(
+            f"Model {card.id} is a student of {own.steps} steps: it knows its own timestep table and sampler alone.",
+            "Leave out --sampler, --steps and the like, or sample with its teacher.",
+        )
     return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)
 
 

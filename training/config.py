@@ -1,15 +1,15 @@
 """Options of a training run: each with its default, from the card, a TOML file and explicit values, in that order."""
 
-import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from ..imaging.atomic import write_text
 from ..imaging.errors import InputError
+from .option_checks import check_options
 from .recipes import read_options
 
 LR_SCHEDULES = ("constant", "polynomial", "cosine")
@@ -166,6 +166,10 @@ class DenoiserTraining(LoopTraining):
         samples_every: Steps between samples from validation reports, drawn as a mosaic; 0 draws none.
         sample_items: Validation reports sampled.
         sample_steps: Steps of the deterministic sampler that draws them.
+        distill: Train a student of few sampling steps; the model is its teacher. See `distillation`.
+        distill_steps: Sampling steps of the student.
+        distill_substeps: Steps that the teacher takes for each of them; 0 divides the steps of the teacher's card.
+        distill_guidance: Guidance scale of the teacher, which the student learns with the rest; 0 takes its card's.
     """
 
     loss: str = _option("mse", choices=LOSSES)
@@ -186,6 +190,10 @@ class DenoiserTraining(LoopTraining):
     samples_every: int = _option(0, minimum=0)
     sample_items: int = _option(4, minimum=1)
     sample_steps: int = _option(20, minimum=1)
+    distill: bool = _option(False)
+    distill_steps: int = _option(4, minimum=1)
+    distill_substeps: int = _option(0, minimum=0)
+    distill_guidance: float = _option(0.0, minimum=0)
 
 
 Options = TypeVar("Options", bound=LoopTraining)
@@ -210,11 +218,11 @@ def resolve_options(
     Raises:
         InputError: An option is unknown (the nearest known one is named), has the wrong type or is out of range.
     """
-    layers = [_check(kind, card, f"the card's [training.{stage}]")]
+    layers = [check_options(kind, card, f"the card's [training.{stage}]")]
     if file is not None:
-        layers += [_check(kind, table, source) for source, table in read_options(str(file), stage)]
+        layers += [check_options(kind, table, source) for source, table in read_options(str(file), stage)]
     given = {name: value for name, value in (explicit or {}).items() if value is not None}
-    layers.append(_check(kind, given, "the command line"))
+    layers.append(check_options(kind, given, "the command line"))
     values: dict[str, Any] = {}
     for layer in layers:
         if layer.get("epochs") and "steps" in layer:
@@ -264,37 +272,3 @@ def differing_options(
     if new.get("lr_schedule") == "constant" and old.get("lr_schedule") == "constant":
         free.add("steps")  # A run whose rate does not depend on its length can be made longer.
     return [name for name in sorted(set(old) | set(new)) if name not in free and old.get(name) != new.get(name)]
-
-
-def _check(kind: type[LoopTraining], table: Mapping[str, Any], source: str) -> dict[str, Any]:
-    known = {item.name: item for item in fields(kind)}
-    hints = get_type_hints(kind)
-    values = {}
-    for name, value in table.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"The options are: {', '.join(sorted(known))}."
-            raise InputError(f"Training option {name!r} in {source} is unknown.", hint)
-        values[name] = _convert(name, value, hints[name], known[name].metadata, source)
-    return values
-
-
-def _convert(name: str, value: Any, wanted: Any, limits: Mapping[str, Any], source: str) -> Any:
-    if get_origin(wanted) is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"Training option {name} in {source} is {value!r}.", "Give an array.")
-        return tuple(_convert(name, item, get_args(wanted)[0], limits, source) for item in value)
-    if wanted is float and type(value) is int and abs(value) < 2**63:
-        value = float(value)
-    if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give {words[wanted]}.")
-    if limits["choices"] and value not in limits["choices"]:
-        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Choose {', '.join(limits['choices'])}.")
-    minimum, above, maximum = limits["minimum"], limits["above"], limits["maximum"]
-    low = (minimum is not None and not value >= minimum) or (above is not None and not value > above)
-    if low or (maximum is not None and not value <= maximum):
-        bounds = [f"at least {minimum}"] * (minimum is not None) + [f"above {above}"] * (above is not None)
-        bounds += [f"at most {maximum}"] * (maximum is not None)
-        raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give a value {' and '.join(bounds)}.")
-    return value

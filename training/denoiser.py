@@ -16,6 +16,7 @@ from ..zoo.family import load_family
 from ..zoo.forward import preconditioner
 from ..zoo.loading import load_part, load_text_encoder, part_digests, part_paths
 from .config import DenoiserTraining
+from .distillation import Teacher, check_student, load_teacher, student_card
 from .export import check_companions, describe_run, export_model, initial_network
 from .latents import LatentItem, LatentSet, latent_items, latent_moments, latent_scale, pad_texts
 from .loop import refuse_existing, saved_constants, train
@@ -41,17 +42,20 @@ class DenoiserTask:
         denoiser: The network.
         null_text: Embedding of the empty report, [L, W].
         options: Of the training.
-        constants: Statistics of the latents, as `constants()` gives them; computed from the training items when None.
+        constants: Statistics of the latents, as `constants()` gives them; computed from the training items when None,
+            or the card's where there is a teacher.
+        teacher: Of a student; the card is then its `student_card`.
     """
 
     def __init__(
         self, card: Card, items: LatentSet, denoiser: nn.Module, null_text: Tensor, options: DenoiserTraining,
-        constants: Mapping[str, Any] | None = None,
+        constants: Mapping[str, Any] | None = None, teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
         self.options = options
         self.items = items
         self.training, self.validation = divide_items(items.patient_ids, options.validation_fraction, items.splits)
-        self._objective = DenoiserObjective(denoiser, card, options)
+        self._teacher = teacher
+        self._objective = DenoiserObjective(denoiser, card, options, teacher)
         self.objective: nn.Module = self._objective
         self.ids: Sequence[str] = [items.ids[index] for index in self.training]
         self.identity: Mapping[str, str] = {
@@ -59,6 +63,8 @@ class DenoiserTask:
             "card": digest_words([repr(card.schedule), repr(card.latent.channels), repr(card.part(STAGE).config)]),
         }
         network = {"schedule": vars(card.schedule), "latent": {"channels": card.latent.channels}}
+        if teacher is not None:
+            self.identity = {**self.identity, "teacher": teacher.identity()}
         self.details: Mapping[str, Mapping[str, str]] = {
             "data": items.details,
             "card": flatten({**network, "denoiser": card.part(STAGE).config}),
@@ -72,7 +78,8 @@ class DenoiserTask:
             self._regions = RegionMaps(
                 Path(options.regions), chosen, card.image, card.latent.downsample, options.region_mirror
             )
-        self.restore(constants or self._measure_latents())
+        own = self.constants() if teacher is not None else None
+        self.restore(constants or own or self._measure_latents())
 
     def draw(self, index: int, generator: torch.Generator) -> Batch:
         """One exam: a fresh posterior sample, noise, a timestep, and perhaps no report."""
@@ -80,8 +87,7 @@ class DenoiserTask:
         # The order of these draws is part of what makes a resumed run exact; change it and old runs cannot be repeated.
         posterior = torch.randn(item.mean.shape, generator=generator)
         eps = torch.randn(item.mean.shape, generator=generator)
-        density, steps = self.options.timestep_density, self.card.schedule.train_timesteps
-        t = draw_timesteps(1, steps, density, generator)[0]
+        t = self._draw_timestep(generator)
         dropped = bool(torch.rand((), generator=generator) < self.options.condition_dropout)
         drawn = self._item(item, posterior, eps, t, dropped)
         return drawn if self._regions is None else drawn | {"region": self._regions[item.id]}
@@ -98,11 +104,11 @@ class DenoiserTask:
             return {}
         assert isinstance(self.objective, DenoiserObjective)
         chosen = self.validation[: self.options.validation_items]
-        steps, names = self.card.schedule.train_timesteps, self.card.image.channel_names
+        names = self.card.image.channel_names
         groups, probabilities, labels = [], [], []
         for start in range(0, len(chosen), self.options.batch_size):
             part = range(start, min(start + self.options.batch_size, len(chosen)))
-            middles = [(2 * slot + 1) * steps // (2 * len(chosen)) for slot in part]
+            middles = [self._spread_timestep(slot, len(chosen)) for slot in part]
             batch = self.collate([self._fixed(chosen[slot], slot, t) for slot, t in zip(part, middles, strict=True)])
             moved = {name: value.to(device) for name, value in batch.items()}
             prediction, target, logits = self.objective.predict(moved)
@@ -140,7 +146,7 @@ class DenoiserTask:
             self.options,
             updates={
                 "latent": {name.removeprefix("latent_"): value for name, value in self.constants().items()},
-                "measured": {"denoiser_validation": measured} if measured else {},
+                "measured": {self._figures: measured} if measured else {},
                 "provenance": {STAGE: describe_run(self.options, progress, data)},
             },
         )
@@ -156,6 +162,24 @@ class DenoiserTask:
         autoencoder = load_part(self.card, "autoencoder", device=device)
         draw_samples(path, self.card, plan, weights=weights, autoencoder=autoencoder, device=device)
         return True
+
+    @property
+    def _figures(self) -> str:
+        """Name of the validation figures in the card: a student's are distances from its teacher."""
+        return "denoiser_validation" if self._teacher is None else "student_validation"
+
+    def _draw_timestep(self, generator: torch.Generator) -> Tensor:
+        if self._teacher is None:
+            return draw_timesteps(1, self.card.schedule.train_timesteps, self.options.timestep_density, generator)[0]
+        table = torch.tensor(self._teacher.trajectory.student_timesteps)
+        return table[torch.randint(len(table), (), generator=generator)]
+
+    def _spread_timestep(self, slot: int, slots: int) -> int:
+        """The timestep of a validation item, so that all items are spread evenly over those that are trained."""
+        timesteps: Sequence[int] = range(self.card.schedule.train_timesteps)
+        if self._teacher is not None:
+            timesteps = self._teacher.trajectory.student_timesteps
+        return timesteps[(2 * slot + 1) * len(timesteps) // (2 * slots)]
 
     def _measure_latents(self) -> dict[str, Any]:
         """Constants of the training items: the scale and, for a preconditioned network, the channels' moments."""
@@ -217,6 +241,7 @@ def train_denoiser(
     """
     log = log if is_first_process() else no_log
     refuse_existing(out, STAGE, resume)
+    check_student(card, out, options)
     check_companions(card, STAGE)
     if options.samples_every:
         part_paths(card, "autoencoder")
@@ -226,9 +251,12 @@ def train_denoiser(
     if null_text is None:
         log("Embedding the empty report with the card's text encoder.")
         null_text = compute_once(options, lambda: load_text_encoder(card).encode([""])[0].float().cpu())
-    task = DenoiserTask(
-        card, items, initial_network(card, STAGE, options), null_text, options, saved_constants(out, STAGE)
-    )
+    network, teacher = initial_network(card, STAGE, options), None
+    if options.distill:
+        teacher = load_teacher(card, null_text, options)
+        card = student_card(teacher)
+        log(f"The student's timesteps: {', '.join(map(str, card.sampler.timesteps or ()))}.")
+    task = DenoiserTask(card, items, network, null_text, options, saved_constants(out, STAGE), teacher)
     held = len(items) - len(task.training) - len(task.validation)
     log(f"Exams: {len(task.training)} to train on, {len(task.validation)} to validate on, {held} untouched.")
     if options.class_weight and len({items.label(index) for index in task.training} - {None}) < 2:

@@ -12,6 +12,7 @@ from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.forward import noise_schedule
 from .config import DenoiserTraining
+from .distillation import Teacher
 from .task import Batch
 
 
@@ -22,11 +23,15 @@ class DenoiserObjective(nn.Module):
         denoiser: The network.
         card: Says the family, the schedule and the image channels.
         options: Of the training.
+        teacher: Says what is to be predicted instead of the exam itself, where a student is trained.
     """
 
-    def __init__(self, denoiser: nn.Module, card: Card, options: DenoiserTraining) -> None:
+    def __init__(
+        self, denoiser: nn.Module, card: Card, options: DenoiserTraining, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
+        self.teacher = teacher
         self.options = options
         self._family = load_family(card.family)
         self._evaluate = self._family.training_forward
@@ -72,10 +77,18 @@ class DenoiserObjective(nn.Module):
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         t, scaling = batch["t"], self.preconditioner
         z_t = self._schedule.add_noise(batch["z"], batch["eps"], t)
-        target = self._schedule.target(batch["z"], batch["eps"], t)
+        target = self._target(z_t, batch)
         seen = z_t if scaling is None else scaling.network_input(z_t, t)
         output, logits = self._evaluate(self.denoiser, seen, t, batch)
         return output if scaling is None else scaling.clean_latent(z_t, output, t), target, logits
+
+    def _target(self, z_t: Tensor, batch: Batch) -> Tensor:
+        t = batch["t"]
+        if self.teacher is None:
+            return self._schedule.target(batch["z"], batch["eps"], t)
+        clean = self.teacher.clean_target(z_t, batch)
+        signal, noise = self._schedule.factors(z_t, t)
+        return self._schedule.target(clean, (z_t - signal * clean) / noise, t)
 
     def _region_weight(self, step: int) -> float:
         """Between the first and the last step the weight falls by the same factor every step."""

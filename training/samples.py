@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from ..diffusion.noise import draw_noise
 from ..diffusion.samplers import sample
-from ..diffusion.timesteps import timestep_table
 from ..imaging.previews import write_mosaic
 from ..zoo.card import Card
 from ..zoo.family import load_family
-from ..zoo.forward import noise_schedule, predictor
+from ..zoo.forward import choose_timesteps, noise_schedule, predictor
 from .latents import LatentItem
 from .randomness import VALIDATION, derive_seed
 
@@ -73,7 +72,9 @@ def _sample_one(
 ) -> Tensor:
     """One latent [1, C, ...] in the autoencoder's units."""
     schedule = noise_schedule(card)
-    table = timestep_table(schedule.train_timesteps, plan.steps, "trailing" if schedule.is_flow else "quadratic")
+    own = card.sampler
+    table = choose_timesteps(card, own, own.steps if own.distilled else plan.steps)
+    solver = own.name if own.distilled or schedule.is_flow else "dpmsolver++"
     given = card.part("denoiser").config.get("class_input") == "given"
     label = max(item.class_label, 0) if given else None
     prepared = family.prepare(
@@ -89,7 +90,7 @@ def _sample_one(
         predictor(card, prepared, table, torch.float32),
         noise.to(device),
         schedule=schedule,
-        sampler="euler" if schedule.is_flow else "dpmsolver++",
+        sampler=solver,
         timesteps=table,
     )
     latent: Tensor = family.unscale_latent(card, z)

@@ -7,9 +7,11 @@ import torch
 from ..diffusion.preconditioning import Preconditioner
 from ..diffusion.samplers import Predict
 from ..diffusion.schedule import NoiseSchedule
+from ..diffusion.timesteps import timestep_table
 from .card import Card
 from .errors import CardError
 from .family import Plan
+from .generation import SamplerDefaults
 
 
 def noise_schedule(card: Card) -> NoiseSchedule:
@@ -18,6 +20,24 @@ def noise_schedule(card: Card) -> NoiseSchedule:
     return NoiseSchedule(
         schedule.train_timesteps, schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.prediction
     )
+
+
+def choose_timesteps(card: Card, sampler: SamplerDefaults, steps: int) -> tuple[int, ...]:
+    """The timestep table of a number of steps.
+
+    Args:
+        card: The model.
+        sampler: The card's own or that of a preset: its table serves its number of steps.
+        steps: How many are wanted. Another number than the sampler's takes the quadratic table, or an even one for a
+            rectified flow: a straight line is followed in even steps; a curved one needs more towards the clean end.
+
+    Raises:
+        ValueError: There are more steps than timesteps of training, or none.
+    """
+    if sampler.timesteps is not None and steps == sampler.steps:
+        return sampler.timesteps
+    flow = card.schedule.prediction == "flow"
+    return timestep_table(card.schedule.train_timesteps, steps, "trailing" if flow else "quadratic")
 
 
 def preconditioner(card: Card) -> Preconditioner | None:

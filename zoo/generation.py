@@ -64,6 +64,7 @@ class SamplerDefaults:
         guidance_scale: Classifier-free guidance; 1.0 is none.
         eta: Share of ancestral noise in DDIM, 0 to 1.
         timesteps: The timestep table for `steps`, descending; None means the quadratic table of `steps`.
+        distilled: The network is a student that was trained for this table alone.
     """
 
     name: str
@@ -71,6 +72,7 @@ class SamplerDefaults:
     guidance_scale: float
     eta: float
     timesteps: tuple[int, ...] | None
+    distilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def parse_generation(top: Table, image: ImageSpec) -> Generation | None:
         return None
     schedule = _schedule(top.table("schedule"))
     table = top.table("sampler")
-    table.allow("name", *_SAMPLER_KEYS)
+    table.allow("name", "distilled", *_SAMPLER_KEYS)
     sampler = _sampler(table, "name", schedule, 1.0)
     presets = {}
     group = top.table("presets", {})
@@ -164,10 +166,14 @@ def _sampler(table: Table, name_key: str, schedule: Schedule, guidance_scale: fl
         descending = all(a > b for a, b in itertools.pairwise(timesteps))
         if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
             raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
+    distilled = table.flag("distilled", False)
+    if distilled and timesteps is None:
+        raise table.fail("timesteps", "the table that the student was trained for")
     return SamplerDefaults(
         table.choice(name_key, SAMPLERS),
         steps,
         table.number("guidance_scale", guidance_scale),
         table.number("eta", 0.0),
         timesteps,
+        distilled,
     )
