@@ -89,8 +89,9 @@ def images(
 @click.option("--synthetic", required=True, metavar="S", type=PATH, help="Sampled latents.")
 @click.option("--holdout", metavar="H", type=PATH, help="Encoded exams unknown to the model, as the yardstick.")
 @seed_option("Seed of the choice of independent exams where there is no holdout.")
+@report_option
 @stream_options
-def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, as_json: bool) -> None:
+def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, report: Path | None, as_json: bool) -> None:
     """Look for training exams among sampled latents, without decoding them.
 
     R and S are folders that `ccella encode` and `ccella sample --latents` wrote.
@@ -99,6 +100,11 @@ def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, as_jso
     from ..pipeline.evaluation_tables import audit_rows
 
     document = evaluate_latents(real, synthetic, holdout=holdout, seed=seed)
+    if report is not None:
+        from ..pipeline.latent_report import write_latent_report
+
+        write_latent_report(report, document)
+        say(f"Report: {report}")
     _print(document, ("figure", "n", "value", "low", "high", "independent"), audit_rows(document), as_json)
     if document["flagged"]:
         say(f"Suspected copies of training exams: {', '.join(document['flagged'])}.")
@@ -156,8 +162,9 @@ def predictions(
     "--repeats", type=click.IntRange(min=100), default=1000, show_default=True, metavar="N", help="Bootstrap resamples."
 )
 @seed_option("Seed of the bootstrap.")
+@report_option
 @stream_options
-def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, as_json: bool) -> None:
+def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, report: Path | None, as_json: bool) -> None:
     """Whether exams sampled from phantom reports show the lesion that the report names.
 
     One reader, trained on phantoms alone, reads the exams S and the phantoms P. What it finds in P is the ceiling.
@@ -168,6 +175,11 @@ def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, as_json: bo
     progress = Progress("reading", "exams")
     with progress:
         document = evaluate_prompt(synthetic, phantoms, repeats=repeats, seed=seed, on_item=progress.update)
+    if report is not None:
+        from ..pipeline.prompt_report import write_prompt_report
+
+        write_prompt_report(report, document)
+        say(f"Report: {report}")
     _print(document, ("exams", "figure", "value", "low", "high"), prompt_rows(document), as_json)
 
 

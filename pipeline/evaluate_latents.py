@@ -69,6 +69,7 @@ def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None
         "seed": seed,
         "versions": versions(),
         "memorisation": audit,
+        "ids": list(pools["synthetic"].ids),
         "flagged": audit["flagged"],
     }
 

@@ -81,6 +81,7 @@ def evaluate_prompt(
         **results,
         "class_head_auc": _class_head_auc(synthetic, truths),
         "ids": list(truths),
+        "truths": [asdict(truth) for truth in truths.values()],
     }
 
 

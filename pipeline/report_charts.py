@@ -83,6 +83,35 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, parts, f"{y_label} against {x_label}")
 
 
+def scatter_chart(points: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
+    """Points with a legend, both axes from 0 to the largest value, and the diagonal.
+
+    Args:
+        points: Points per name, none below 0.
+        x_label: Below.
+        y_label: At the left.
+
+    Returns:
+        SVG text.
+    """
+    ends = _ends((0.0, max([value for each in points.values() for point in each for value in point], default=1.0)))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + x / ends[1] * (WIDTH - LEFT - RIGHT)
+        return across, HEIGHT - BOTTOM - y / ends[1] * (HEIGHT - TOP - BOTTOM)
+
+    parts = [_frame(place, ends, ends, x_label, y_label)]
+    (x1, y1), (x2, y2) = place(0.0, 0.0), place(ends[1], ends[1])
+    line = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    parts.append(f'<line {line} stroke="currentColor" stroke-dasharray="4 3" opacity=".5"/>')
+    for number, each in enumerate(points.values()):
+        for x, y in (place(*point) for point in each):
+            fill = f'fill="{COLOURS[number % len(COLOURS)]}" fill-opacity=".7"'
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" {fill}/>')
+    parts.append(_legend({name: COLOURS[number % len(COLOURS)] for number, name in enumerate(points)}))
+    return _svg(WIDTH, HEIGHT, parts, f"{y_label} against {x_label}")
+
+
 def interval_chart(rows: Sequence[Interval], *, x_label: str, x_range: tuple[float, float] | None = None) -> str:
     """Values with intervals below each other, and their floors as hollow marks.
 

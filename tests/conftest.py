@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import math
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -291,6 +293,37 @@ def largest_difference(first: Path, second: Path) -> float:
 def largest_difference_fixture():
     """The function `largest_difference`."""
     return largest_difference
+
+
+@pytest.fixture
+def show_page(tmp_path):
+    """Shows a page in headless Chromium: its picture of 1600 x 1200 grey values, and the tree that it became."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+
+    def show(page: Path) -> tuple[np.ndarray, str]:
+        common = [
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1600",
+            f"--user-data-dir={tmp_path / 'profile'}",
+        ]  # fmt: skip
+        shown = tmp_path / "page.png"
+        done = subprocess.run(
+            [*common, "--enable-logging=stderr", f"--screenshot={shown}", page.as_uri()],
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=120, check=True,
+        )  # fmt: skip
+        # What the policy forbids, a script that fails and a picture that cannot be decoded all speak on the console.
+        assert "CONSOLE" not in done.stderr
+        from PIL import Image
+
+        tree = subprocess.run(
+            [*common, "--dump-dom", page.as_uri()],
+            capture_output=True, text=True, encoding="utf-8", timeout=120, check=True,
+        ).stdout  # fmt: skip
+        return np.asarray(Image.open(shown).convert("L"), float), tree
+
+    return show
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -236,42 +235,12 @@ def test_names_from_outside_stay_text(prediction_page):
     assert "&lt;script&gt;alert(1)" in page
 
 
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
 @pytest.mark.parametrize("name", ["image_page", "prediction_page"])
-def test_report_in_a_real_browser(name, request, tmp_path):
-    program = browser()
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    page = request.getfixturevalue(name)
-    common = [
-        program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1600",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]  # fmt: skip
-    shown = tmp_path / "page.png"
-    done = subprocess.run(
-        [*common, "--enable-logging=stderr", f"--screenshot={shown}", page.as_uri()],
-        capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=120, check=True,
-    )  # fmt: skip
-    # What the policy forbids, a script that fails and a picture that cannot be decoded all speak on the console.
-    assert "CONSOLE" not in done.stderr
-    from PIL import Image
-
-    picture = np.asarray(Image.open(shown).convert("L"), float)
+def test_report_in_a_real_browser(name, request, show_page):
+    picture, tree = show_page(request.getfixturevalue(name))
     assert picture.shape == (1600, 1200)
     # Text, lines and pictures from top to bottom, not a blank or a broken page.
     bands = picture.reshape(8, 200, 1200)
     assert all(band.std() > 3 for band in bands[:5])
-    tree = subprocess.run(
-        [*common, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=True,
-    ).stdout
     assert tree.count("<svg") >= 3
     assert "</html>" in tree

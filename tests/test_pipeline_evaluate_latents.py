@@ -67,3 +67,23 @@ def test_folders_that_cannot_be_audited(runs, tmp_path):
     manifest.write_text(manifest.read_text(encoding="utf-8") * 2, encoding="utf-8")
     with pytest.raises(InputError, match="'s00' twice"):
         evaluate_latents(*runs)
+
+
+def test_report_names_every_exam_and_fetches_nothing(runs, tmp_path, capsys, show_page):
+    page = tmp_path / "report.html"
+    arguments = ["evaluate", "latents", "--real", str(runs[0]), "--synthetic", str(runs[1]), "--report", str(page)]
+    assert run([*arguments, "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert text.count("<img") == 4
+    rows = [row.replace("</td>", "").split("<td>")[1:] for row in text.split("<tr>")]
+    exams = {row[0]: row for row in rows if row and row[0] in document["ids"]}
+    assert len(exams) == len(document["ids"]) == 11
+    assert {name for name, row in exams.items() if row[4].startswith("yes")} == {"s04", "s06"}
+    assert exams["s06"][1] == "r09"
+    assert exams["s06"][3] == "yes"
+    assert json.loads(text.split('id="result">')[1].split("</script>")[0]) == document
+    picture, tree = show_page(page)
+    assert all(band.std() > 3 for band in picture.reshape(8, 200, 1200)[:4])
+    assert "</html>" in tree

@@ -10,6 +10,7 @@ from ccella.cli.main import run
 from ccella.imaging.errors import InputError
 from ccella.imaging.phantom.dataset import write_phantoms
 from ccella.pipeline.evaluate_prompt import evaluate_prompt
+from ccella.pipeline.prompt_report import write_prompt_report
 from ccella.zoo import phantom_reader
 from ccella.zoo.errors import DigestMismatchError
 from ccella.zoo.phantom_reader import build_reader, load_reader
@@ -87,6 +88,39 @@ def test_exams_of_one_kind_and_too_few_are_refused(phantoms, tmp_path, capsys):
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"lesions": []}), encoding="utf-8")
     assert run(["evaluate", "prompt", "--synthetic", str(phantoms), "--phantoms", str(negative)]) == 2
     assert "All 10 reports are without a lesion." in capsys.readouterr().err
+
+
+def test_report_shows_every_exam_and_fetches_nothing(phantoms, document, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    arguments = ["evaluate", "prompt", "--synthetic", str(phantoms), "--phantoms", str(phantoms), "--repeats", "100"]
+    assert run([*arguments, "--report", str(page), "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(document))
+    text = page.read_text(encoding="utf-8")
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    # Two exams with a lesion and two without, each as sampled and as the phantom.
+    assert text.count("<img") == 8
+    rows = text.split("<tr>")
+    for identifier, truth, reading in zip(
+        document["ids"], document["truths"], document["synthetic"]["readings"], strict=True
+    ):
+        (row,) = (each for each in rows if each.startswith(f"<td>{identifier}</td>"))
+        cells = row.replace("</td>", "").split("<td>")[1:]
+        assert cells[1] == ("yes" if truth["positive"] else "no")
+        assert float(cells[5]) == pytest.approx(reading["lesion_score"], rel=1e-3)
+        assert cells[2] == (truth["side"] or "")
+    # One dot per lesion and set.
+    assert text.count('r="3"') == 2 * document["positives"]
+    embedded = text.split('id="result">')[1].split("</script>")[0]
+    assert json.loads(embedded) == json.loads(json.dumps(document))
+
+
+def test_report_in_a_real_browser(document, tmp_path, show_page):
+    write_prompt_report(tmp_path / "report.html", document)
+    picture, tree = show_page(tmp_path / "report.html")
+    # Text, drawings and pictures from top to bottom, not a blank or a broken page.
+    assert all(band.std() > 3 for band in picture.reshape(8, 200, 1200))
+    assert tree.count("<svg") == 3
+    assert "</html>" in tree
 
 
 def test_reader_is_the_one_that_is_pinned(monkeypatch):
