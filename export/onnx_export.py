@@ -189,9 +189,9 @@ def _write_onnx(card: Card, graph: Graph, precision: str, path: Path) -> int:
 
     dtype = PRECISIONS[precision]
     module = graph.module(load_part(card, graph.part, dtype=dtype)).eval()
-    # A size of one would be taken for a constant.
-    sizes = {name: max(axis.optimum, 2 if axis.maximum > 1 else 1) for name, axis in graph.axes.items()}
-    drawn = draw_inputs(graph, sizes, train_timesteps=card.schedule.train_timesteps, seed=0)
+    # A size of one, be it at the network's coarsest level, would be taken for a constant.
+    sizes = {name: max(axis.optimum, min(2 * axis.multiple, axis.maximum)) for name, axis in graph.axes.items()}
+    drawn = draw_inputs(graph, sizes, train_timesteps=_train_timesteps(card), seed=0)
     inputs = cast_inputs(graph, drawn, dtype)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -238,7 +238,7 @@ def _compare(card: Card, graph: Graph, net: OnnxNet, precision: str) -> list[dic
         sizes = {name: getattr(axis, which) for name, axis in graph.axes.items()}
         if "batch" in sizes:
             sizes["batch"] = 2 if which == "minimum" else 1
-        drawn = draw_inputs(graph, sizes, train_timesteps=card.schedule.train_timesteps, seed=seed)
+        drawn = draw_inputs(graph, sizes, train_timesteps=_train_timesteps(card), seed=seed)
         inputs = {
             name: value.to(net.device) for name, value in cast_inputs(graph, drawn, PRECISIONS[precision]).items()
         }
@@ -250,6 +250,11 @@ def _compare(card: Card, graph: Graph, net: OnnxNet, precision: str) -> list[dic
             difference = (found[name].float() - value).abs().max() / value.abs().max()
             checks.append({"sizes": sizes, "seed": seed, "output": name, "error": float(f"{float(difference):.3e}")})
     return checks
+
+
+def _train_timesteps(card: Card) -> int:
+    """Timesteps of training; a classifier has none, and no graph that takes them."""
+    return card.generation.schedule.train_timesteps if card.generation is not None else 1
 
 
 @contextmanager
