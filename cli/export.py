@@ -50,7 +50,7 @@ class NamesType(click.ParamType[tuple[str, ...]]):
 @click.option("--to", "target", type=click.Choice(("onnx",)), required=True, help="What to export to.")
 @click.option(
     "--part", "parts", type=NamesType(), metavar="NAME,...",
-    help="adapter, denoiser, decoder, encoder; of a classifier classifier.  [default: all]",
+    help="adapter, denoiser, decoder and encoder; or classifier.  [default: all]",
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Number format of the result."
