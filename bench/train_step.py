@@ -78,7 +78,7 @@ def plain_stepper(task: DenoiserTask, card: Card, precision: str) -> Callable[[]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -148,7 +148,10 @@ def main() -> None:
         difference = compare_losses(make_task(base, options.batch, {}, 0.0), card)
         if difference > 1e-4:
             raise SystemExit(f"The plain step computes another loss: relative difference {difference:.1e}.")
-        rows: list[tuple[str, Any]] = [("difference of the losses", f"{difference:.1e}")]
+        rows: list[tuple[str, Any]] = [
+            ("latent", f"{'x'.join(map(str, card.latent_shape))}, batch {options.batch}"),
+            ("difference of the losses", f"{difference:.1e}"),
+        ]
         first = None
         for name in VARIANTS:
             if name != "plain fp32" and options.only not in name:

@@ -104,6 +104,26 @@ def test_unet_predicts_the_same_with_and_without_gradients():
     assert torch.equal(again, fused)
 
 
+def test_training_on_a_cpu_fuses_the_attention_of_many_tokens_alone():
+    model = small_denoiser()
+    blocks = [model.unet.down_blocks[1], model.unet.middle_block, model.unet.up_blocks[1], model.unet.up_blocks[0]]
+
+    def fused(size):
+        given = inputs(size=size)
+        model(**given)
+        found = [
+            {module.use_flash_attention for module in block.modules() if hasattr(module, "use_flash_attention")}
+            for block in blocks
+        ]
+        return [flags.pop() for flags in found if len(flags) == 1]
+
+    # Levels 1, 2, 1 and 2 of latents with 512 voxels at level 1.
+    assert fused((16, 16, 16)) == [True, False, True, False]
+    assert fused((16, 16, 8)) == [False] * 4
+    with torch.no_grad():
+        assert fused((8, 8, 8)) == [True] * 4
+
+
 def test_unet_refuses_a_missing_or_needless_context():
     given = inputs()
     with_text, without = small_denoiser().unet, small_denoiser(text_context=False).unet

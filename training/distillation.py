@@ -21,8 +21,8 @@ from ..zoo.errors import CardError
 from ..zoo.family import load_family
 from ..zoo.forward import choose_timesteps, noise_schedule, preconditioner
 from ..zoo.loading import load_part, part_digests
+from .channels_last import use_channels_last
 from .config import DenoiserTraining
-from .engine import use_channels_last
 from .splits import digest_words
 from .task import Batch
 

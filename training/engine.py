@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..imaging.errors import InputError
 from .activations import recompute_activations
 from .averaging import WeightAverage
+from .channels_last import use_channels_last
 from .checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import LoopTraining
 from .feeding import Feeder
@@ -248,14 +249,6 @@ class Engine:
             f"The {what} is {value} at step {self.step + 1}; the batch holds: {ids}.",
             "Look at these items, or start a fresh run at a lower learning_rate.",
         )
-
-
-def use_channels_last(module: nn.Module) -> None:
-    """Stores the module's convolution weights channels last, in place; their values stay."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in module.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
 def _check(options: LoopTraining, processes: int, sharded: bool) -> None:

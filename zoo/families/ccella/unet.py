@@ -19,6 +19,8 @@ from .config import UNetConfig
 SPACING_SCALE = 100.0
 # Three coordinates stand beside dozens of noisy latent channels; at their own size a convolution hardly hears them.
 COORDINATE_SCALE = 4.0
+# Tokens from which on the fused attention trains faster on a CPU.
+FUSED_TOKENS = 512
 
 
 class UNet(DiffusionModelUNetMaisi):
@@ -50,20 +52,31 @@ class UNet(DiffusionModelUNetMaisi):
         self.config = config
         del self.top_region_index_layer
         self.pirads_layer = self._create_embedding_module(classes, 4 * config.channels[0])
-        self._fused_attention = False
-        self._fuse_attention(True)
+        levels = len(config.channels)
+        blocks = [*self.down_blocks, self.middle_block, *self.up_blocks]
+        places = [*range(levels), levels - 1, *reversed(range(levels))]
+        # Every attention with the level of the U-Net, 0 being the finest, at which it works.
+        self._attentions = [
+            (level, module)
+            for level, block in zip(places, blocks, strict=True)
+            for module in block.modules()
+            if isinstance(module, SABlock | CrossAttentionBlock)
+        ]
+        self._fuse_attention(None)
 
-    def _fuse_attention(self, fused: bool) -> None:
-        """Switch every attention between PyTorch's fused kernel and MONAI's matrix products; the result is the same.
+    def _fuse_attention(self, voxels: int | None) -> None:
+        """Switch attentions between PyTorch's fused kernel and MONAI's matrix products; the result is the same.
 
         MONAI's constructor refuses the fused kernel without CUDA, but PyTorch has it on every device. Its backward
-        pass on a CPU is slower than matrix products for the few tokens of a small latent (a tenth of a training step).
+        pass on a CPU is slower than matrix products for the few tokens of a small latent (a tenth of a training step),
+        and several times faster for the many of a large one.
+
+        Args:
+            voxels: of the latent that a CPU is to train on; None fuses every attention.
         """
-        if fused != self._fused_attention:
-            for module in self.modules():
-                if isinstance(module, SABlock | CrossAttentionBlock):
-                    module.use_flash_attention = fused
-            self._fused_attention = fused
+        for level, module in self._attentions:
+            tokens = None if voxels is None else voxels / 2 ** (level * self.config.spatial_dims)
+            module.use_flash_attention = tokens is None or tokens >= FUSED_TOKENS
 
     def forward(  # type: ignore[override]
         self, z: Tensor, t: Tensor, context: Tensor | None, class_input: Tensor, spacing_mm: Tensor
@@ -86,7 +99,7 @@ class UNet(DiffusionModelUNetMaisi):
         if (context is not None) != self.with_conditioning:
             have, given = ("", "none") if self.with_conditioning else ("no ", "one")
             raise ValueError(f"This U-Net has {have}cross-attention, and {given} context was given.")
-        self._fuse_attention(z.device.type != "cpu" or not torch.is_grad_enabled())
+        self._fuse_attention(z[0, 0].numel() if z.device.type == "cpu" and torch.is_grad_enabled() else None)
         time = self._get_time_and_class_embedding(z, t, None)
         spacing = (spacing_mm * SPACING_SCALE).to(z.dtype)
         parts = [time, self.pirads_layer(class_input.to(z.dtype)), self.spacing_layer(spacing)]
