@@ -89,6 +89,21 @@ def test_training_ends_in_a_model_folder_that_loads(card: Card, tmp_path: Path) 
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
+def test_fine_tuning_records_the_weights_it_began_with(card: Card, tmp_path: Path) -> None:
+    exams = write_exams(tmp_path, 4)
+    train_autoencoder(card, exams, tmp_path / "first", options(steps=2), split="none")
+    first = read_card(tmp_path / "first/card.toml")
+    train_autoencoder(first, exams, tmp_path / "second", options(steps=1, initial="card"), split="none")
+    second = read_card(tmp_path / "second/card.toml")
+    initial = second.provenance["autoencoder"]["initial"]
+    assert initial["files"] == {"autoencoder/autoencoder.safetensors": first.part("autoencoder").files[0].sha256}
+    assert initial["provenance"] == first.provenance["autoencoder"]
+    assert (initial["provenance"]["steps"], second.provenance["autoencoder"]["steps"]) == (2, 1)
+    # From scratch again: nothing of the runs before is left in the record.
+    train_autoencoder(second, exams, tmp_path / "third", options(steps=1), split="none")
+    assert "initial" not in read_card(tmp_path / "third/card.toml").provenance["autoencoder"]
+
+
 def test_patients_of_the_test_split_are_not_even_read(card: Card, tmp_path: Path) -> None:
     exams = [replace(exam, meta={"split": name}) for exam, name in zip(
         write_exams(tmp_path, 5), ("train", "test", "train", "val", "training"), strict=True)]  # fmt: skip

@@ -149,7 +149,7 @@ class AutoencoderTask:
             self.options,
             updates={
                 "measured": {"autoencoder_psnr_db": psnr} if psnr else {},
-                "provenance": {STAGE: describe_run(self.options, progress, data)},
+                "provenance": {STAGE: describe_run(self.card, STAGE, self.options, progress, data)},
             },
         )
 

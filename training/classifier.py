@@ -149,7 +149,7 @@ class ClassifierTask:
         }  # fmt: skip
         updates = {
             "measured": {"validation": measured} if measured else {},
-            "provenance": {STAGE: describe_run(self.options, progress, data)},
+            "provenance": {STAGE: describe_run(self.card, STAGE, self.options, progress, data)},
         }
         export_model(folder, self.card, STAGE, weights, self.options, updates=updates)
 

@@ -147,7 +147,7 @@ class DenoiserTask:
             updates={
                 "latent": {name.removeprefix("latent_"): value for name, value in self.constants().items()},
                 "measured": {self._figures: measured} if measured else {},
-                "provenance": {STAGE: describe_run(self.options, progress, data)},
+                "provenance": {STAGE: describe_run(self.card, STAGE, self.options, progress, data)},
             },
         )
 

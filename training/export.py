@@ -1,5 +1,6 @@
 """From a training run to a model folder, and from a card to the network that training starts with."""
 
+import copy
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.folder import write_model_folder
-from ..zoo.loading import load_part, part_paths
+from ..zoo.loading import load_part, part_digests, part_paths
 from .config import LoopTraining, plain_options
 from .randomness import NETWORK, derive_seed, scoped_seed
 from .task import Progress
@@ -66,8 +67,21 @@ def check_companions(card: Card, part: str) -> None:
         part_paths(card, name)
 
 
-def describe_run(options: LoopTraining, progress: Progress, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card tells of how a part was trained: data, options, steps, time, hardware, versions."""
+def describe_run(
+    card: Card, part: str, options: LoopTraining, progress: Progress, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a card tells of how a part was trained: weights it began with, data, options, steps, time, versions.
+
+    Args:
+        card: The model that training started with.
+        part: The part that was trained.
+        options: Of this run.
+        progress: Steps, seconds and hardware.
+        data: Of the training set.
+
+    Returns:
+        The part's table under `provenance`.
+    """
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds),
@@ -75,9 +89,17 @@ def describe_run(options: LoopTraining, progress: Progress, data: Mapping[str, A
         "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
         "data": dict(data),
         **({"changes": list(progress.changes)} if progress.changes else {}),
+        **({"initial": describe_weights(card, part)} if options.initial == "card" else {}),
         "options": plain_options(options),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "monai")},
         },
     }
+
+
+def describe_weights(card: Card, part: str) -> dict[str, Any]:
+    """Which weights a part has and how they came about: a card tells the whole chain of fine-tunings."""
+    files = {name: digest for name, digest in part_digests(card).items() if name.startswith(f"{part}/")}
+    before = card.provenance.get(part)
+    return {"id": card.id, "files": files, **({"provenance": copy.deepcopy(before)} if before else {})}

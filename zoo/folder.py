@@ -45,7 +45,11 @@ def write_model_folder(
     if parts is None:
         parts = {}
     out.mkdir(parents=True, exist_ok=True)
-    document = _merge(copy.deepcopy(dict(card.document)), updates)
+    document = copy.deepcopy(dict(card.document))
+    for name in updates.get("provenance", {}):
+        # The record of a run is replaced, never mixed with that of the run before.
+        document.get("provenance", {}).pop(name, None)
+    document = _merge(document, updates)
     if parts or text_encoder is not None:
         # The fidelity of presets was measured with other weights.
         for preset in document.get("presets", {}).values():
