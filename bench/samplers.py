@@ -1,8 +1,9 @@
 """Few-step samplers against the published one: KID, FID with their floor, prompt fidelity and seconds for each.
 
 Samples one exam for each of N reports that no training has seen, with every sampler at every number of steps and with
-the published sampler (1000 steps of DDPM), all at the same guidance and from the same noise. Each set is compared with
-the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes on where it was.
+the published sampler (1000 steps of DDPM), all at the same guidance and from the same noise; with --student also with a
+student of the model, which has learnt its guidance. Each set is compared with the phantoms of the same reports. Writes
+docs/samplers.md and docs/samplers.png; a stopped run goes on where it was.
 
     python bench/samplers.py -n 200
 
@@ -39,6 +40,7 @@ from ccella.zoo.runs import read_run
 DOCS = RESULTS.parents[1] / "docs"
 PROMPT_FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
 PAPER = "ddpm"
+STUDENT = "student"
 INTRODUCTION = """# Few steps against the published sampler
 
 Made by `python bench/samplers.py -n {n}` with {model}: one exam for each of {n} reports that no training has seen,
@@ -176,12 +178,14 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
 
 
 def measure(options: argparse.Namespace, sampler: str, steps: int, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
-    """One row of the table."""
+    """One row of the table; a student is sampled as its own card says."""
     out = options.work / f"{sampler}-{steps}-{options.n}".replace("+", "p")
     arguments = [
-        "--model", options.model, "--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--sampler", sampler,
-        "--steps", str(steps), "--guidance", str(options.guidance), "--batch-size", str(options.batch_size),
+        "--model", options.model, "--sampler", sampler, "--steps", str(steps), "--guidance", str(options.guidance),
     ]  # fmt: skip
+    if sampler == STUDENT:
+        arguments = ["--model", options.student]
+    arguments += ["--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--batch-size", str(options.batch_size)]
     seconds = sample_timed(f"{sampler} {steps}", arguments, out, options.n)
     fidelity = compare_sets(real, volume_features(out, options.model, options.extractor))
     prompt = evaluate_prompt(out, phantoms)
@@ -202,6 +206,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=200, help="reports, 10 or more")
     parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc")
     parser.add_argument("--steps", default="5,8,12,20,50", help="numbers of steps")
+    parser.add_argument("--student", help="a student of the model, for a row of its own")
     parser.add_argument("--published-steps", type=int, default=1000, help="steps of the published sampler")
     parser.add_argument("--guidance", type=float, help="for all rows; default: the model's")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -221,6 +226,8 @@ def main() -> None:
     write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")
     real = volume_features(phantoms, options.model, options.extractor)
     wanted = [(name, int(steps)) for name in options.samplers.split(",") for steps in options.steps.split(",")]
+    if options.student is not None:
+        wanted.append((STUDENT, find_card(options.student).sampler.steps))
     rows = [measure(options, *each, phantoms, real) for each in [*wanted, (PAPER, options.published_steps)]]
     fits = {}
     for name in options.samplers.split(","):
