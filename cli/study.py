@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from ..pipeline.seeds import Shard
 from .notes import say
-from .options import device_option, stream_options
+from .options import ShardType, device_option, stream_options
 from .output import Output
 
 study_argument = click.argument("study", metavar="STUDY.toml", type=click.Path(path_type=Path))
@@ -24,30 +25,33 @@ def command() -> None:
 @study_argument
 @folder_option
 @device_option
+@click.option("--shard", type=ShardType(), metavar="I/N", help="Do only the I-th of N shares of the runs.")
 @click.option("--dry-run", is_flag=True, help="List the runs, and do nothing.")
 @stream_options
-def run_command(study: Path, out: Path | None, device: str, dry_run: bool, as_json: bool) -> None:
+def run_command(study: Path, out: Path | None, device: str, shard: Shard | None, dry_run: bool, as_json: bool) -> None:
     """Make every run of STUDY that is not done yet, then its tables and figures.
 
-    Stopped or killed, the same command goes on. A folder of another study is refused.
+    Stopped or killed, the same command goes on. A folder of another study is refused. Processes with different shards
+    may work in one folder at the same time; they sample the exams that all need together.
     """
     from ..study.definition import read_study
     from ..study.partitions import fraction_name
     from ..study.plan import plan_runs
     from ..study.running import run_study
+    from ..study.sharing import share_runs
 
     read = read_study(study)
     folder = out if out is not None else study.with_suffix("")
     if dry_run:
         with Output("sequences", "pretraining", "percent", "trial", "folder", as_json=as_json) as output:
-            for run in plan_runs(read):
+            for run in share_runs(list(plan_runs(read)), shard):
                 if as_json:
                     output.add_object({**vars(run), "path": run.folder(folder).as_posix()})
                 else:
                     cells = (run.sequences, run.pretraining, fraction_name(run.fraction), run.trial)
                     output.add_row(*cells, run.folder(folder))
         return
-    run_study(read, folder, device=device, say=say)
+    run_study(read, folder, device=device, say=say, shard=shard)
     _report(study, folder, None, as_json)
 
 

@@ -1,53 +1,36 @@
 """Running a study: exams, then one training and its predictions after the other; what is done is kept."""
 
-import csv
-import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..imaging.atomic import write_json, write_text
+from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..pipeline.run_lock import RunLock
+from ..pipeline.seeds import Shard
 from .definition import Study
-from .partitions import fraction_name, partition_exams, split_exams
+from .exams import StudyExams, gather_exams
 from .plan import ZERO_SHOT, Run, plan_runs
-from .sources import institution_exams, synthetic_exams
+from .sharing import Say, chain_of, hold, share_runs
 
 STUDY_FILE = "study.json"
 PREDICTIONS = "predictions.csv"
-Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class StudyExams:
-    """The exams of a study.
-
-    Attributes:
-        first: Institution 1 by split.
-        second: Institution 2 by split.
-        parts: Parts of institution 2's training exams by share.
-        synthetic: Synthetic exams by sequence set.
-    """
-
-    first: Mapping[str, Sequence[Exam]]
-    second: Mapping[str, Sequence[Exam]]
-    parts: Mapping[float, Sequence[Exam]]
-    synthetic: Mapping[str, Sequence[Exam]]
-
-
-def run_study(study: Study, out: Path, *, device: str = "auto", say: Say = lambda line: None) -> int:
-    """Runs what is missing of a study.
+def run_study(
+    study: Study, out: Path, *, device: str = "auto", say: Say = lambda line: None, shard: Shard | None = None
+) -> int:
+    """Runs what is missing of a study, or of one shard of it.
 
     Args:
         study: What to run.
         out: The study folder; made where missing.
         device: Where networks run: auto, cpu or cuda.
         say: Takes lines for people.
+        shard: This process's share; other processes may do the others at the same time.
 
     Returns:
         Number of runs that were made now.
@@ -58,20 +41,30 @@ def run_study(study: Study, out: Path, *, device: str = "auto", say: Say = lambd
         TrainingInterrupted: Stopped; the same call goes on.
     """
     claim_folder(study, out)
-    lock = RunLock(out, None, say)
+    lock = RunLock(out, shard, say)
     lock.end_setup()
     try:
         runs = list(plan_runs(study))
-        missing = [run for run in runs if not (run.folder(out) / PREDICTIONS).is_file()]
-        say(f"{len(runs) - len(missing)} of {len(runs)} runs are done.")
+        mine = share_runs(runs, shard)
+        missing = [run for run in mine if not _is_done(run, out)]
+        say(f"{len(mine) - len(missing)} of {len(mine)} runs{f' of shard {shard}' if shard else ''} are done.")
+        made = 0
         if missing:
-            exams = gather_exams(study, out, device, say)
+            exams = gather_exams(study, out, device, say, shard)
             for run in missing:
-                say(f"Run {runs.index(run) + 1} of {len(runs)}: {run}.")
-                _make_run(study, run, exams, out, device, say)
-        return len(missing)
+                # Shards of another number may have begun the same chain.
+                with hold(out, "-".join(map(str, ("chain", *chain_of(run)))), say):
+                    if not _is_done(run, out):
+                        say(f"Run {runs.index(run) + 1} of {len(runs)}: {run}.")
+                        _make_run(study, run, exams, out, device, say)
+                        made += 1
+        return made
     finally:
         lock.release()
+
+
+def _is_done(run: Run, out: Path) -> bool:
+    return (run.folder(out) / PREDICTIONS).is_file()
 
 
 def claim_folder(study: Study, out: Path) -> None:
@@ -90,57 +83,6 @@ def claim_folder(study: Study, out: Path) -> None:
     if (out / "runs").exists():
         raise InputError(f"{out} holds runs and no {STUDY_FILE}.", "Give another folder with -o.")
     write_json(path, {"schema": "ccella.study/1", "file": study.path.name, "document": document})
-
-
-def gather_exams(study: Study, out: Path, device: str, say: Say) -> StudyExams:
-    """Finds or makes the exams of a study, and writes who is in which part to `partitions.csv`."""
-    from ..training.classifier_data import check_labelled
-
-    channels = list(dict.fromkeys(name for names in study.sequences.values() for name in names))
-    split = []
-    for number, source in enumerate(study.institutions, 1):
-        exams = institution_exams(source, channels, out / "data" / f"institution{number}", say)
-        # Two institutions may number their patients alike.
-        exams = [replace(exam, patient_id=f"institution{number}-{exam.patient_id}") for exam in exams]
-        check_labelled(exams, f"institution {number}")
-        split.append(split_exams(exams, study.split, study.seed, f"Institution {number}"))
-    first, second = split
-    _check_files([exam for exams in first.values() for exam in exams], second["test"])
-    synthetic = {}
-    if "synthetic" in study.pretraining:
-        for name, names in study.sequences.items():
-            folder = out / "data" / f"synthetic-{name}"
-            synthetic[name] = synthetic_exams(study.synthetic[name], first["train"], names, folder, device, say)
-            check_labelled(synthetic[name], f"synthetic {name}")
-            _check_files(synthetic[name], second["test"])
-    found = StudyExams(first, second, partition_exams(second["train"], study.fractions, study.seed), synthetic)
-    _write_partitions(out / "partitions.csv", found)
-    return found
-
-
-def _check_files(training: Sequence[Exam], test: Sequence[Exam]) -> None:
-    """Refuses a test exam whose file is trained on."""
-    learnt = {path.resolve() for exam in training for path in exam.files.values()}
-    for exam in test:
-        for path in exam.files.values():
-            if path.resolve() in learnt:
-                raise InputError(f"{path} is among the exams to learn from and to test on.", "Give each set its own.")
-
-
-def _write_partitions(path: Path, exams: StudyExams) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("set", "split", "id", "patient_id", "class", "smallest_part_percent"))
-    smallest = {exam.id: fraction for fraction in sorted(exams.parts, reverse=True) for exam in exams.parts[fraction]}
-    for name, splits in (("institution1", exams.first), ("institution2", exams.second)):
-        for split, members in splits.items():
-            for exam in members:
-                part = fraction_name(smallest[exam.id]) if name == "institution2" and exam.id in smallest else ""
-                writer.writerow((name, split, exam.id, exam.patient_id, exam.label, part))
-    for name, members in exams.synthetic.items():
-        for exam in members:
-            writer.writerow((f"synthetic-{name}", "train", exam.id, exam.patient_id, exam.label, ""))
-    write_text(path, text.getvalue())
 
 
 def _make_run(study: Study, run: Run, exams: StudyExams, out: Path, device: str, say: Say) -> None:

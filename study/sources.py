@@ -1,14 +1,15 @@
 """The exams of a study: found, made as phantoms, or sampled from reports."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, find_exams
+from ..pipeline.seeds import Shard
 from .definition import Source
-
-Say = Callable[[str], None]
+from .sharing import Say, hold
 
 
 def institution_exams(source: Source, channels: Sequence[str], folder: Path, say: Say) -> list[Exam]:
@@ -38,30 +39,24 @@ def institution_exams(source: Source, channels: Sequence[str], folder: Path, say
     return [exam for exam in find_exams(folder, channels) if exam.id in wanted]
 
 
-def synthetic_exams(
-    source: Source, reports: Sequence[Exam], channels: Sequence[str], folder: Path, device: str, say: Say
-) -> list[Exam]:
+def synthetic_exams(source: Source, reports: Sequence[Exam], channels: Sequence[str], folder: Path) -> list[Exam]:
     """The synthetic exams of a sequence set.
 
     Args:
         source: Of the study file.
         reports: Institution 1's training exams, whose reports are the prompts.
         channels: Of the sequence set.
-        folder: Where samples go; complete ones are kept.
-        device: Where the model runs.
-        say: Takes lines for people.
+        folder: Where `sample_exams` put what the model made.
 
     Returns:
         Exams labelled by the model's class head, or by the exam whose report was the prompt.
 
     Raises:
-        InputError: The exams cannot be found, or institution 1 has no reports.
-        CardError: The model lacks a channel.
+        InputError: The exams cannot be found, or lack a channel.
     """
     if source.exams is not None:
         return find_exams(source.exams, channels)
     assert source.sample is not None
-    _sample(dict(source.sample), reports, folder, device, say)
     wanted = {exam.id: exam for exam in reports}
     exams = [exam for exam in find_exams(folder, channels) if exam.id in wanted]
     # A synthetic exam is no exam of the patient whose report it was made from.
@@ -71,7 +66,52 @@ def synthetic_exams(
     return exams
 
 
-def _sample(table: dict[str, object], reports: Sequence[Exam], folder: Path, device: str, say: Say) -> None:
+def sample_exams(
+    table: Mapping[str, object], reports: Sequence[Exam], folder: Path, study: Path, device: str, say: Say,
+    shard: Shard | None = None,
+) -> None:  # fmt: skip
+    """Samples one exam per report; complete ones are kept.
+
+    Args:
+        table: Model and steps.
+        reports: Institution 1's training exams.
+        folder: Where samples go.
+        study: The study folder, whose locks say which process samples what.
+        device: Where the model runs.
+        say: Takes lines for people.
+        shard: The process's share comes first; then it makes or awaits the others, since all exams are needed.
+
+    Raises:
+        InputError: Institution 1 has no reports.
+        CardError: The model is no such model.
+    """
+    silent = [exam.id for exam in reports if not (exam.text or "").strip()]
+    if silent:
+        raise InputError(
+            f"{len(silent)} training exams of institution 1 have no report to sample from, such as {silent[0]}.",
+            "Add reports, or give synthetic exams that are made already: exams = PATH.",
+        )
+    for each in _plan_shards(folder, shard):
+        with hold(study, f"{folder.name}{'' if each is None else each.suffix}", say):
+            _sample(table, reports, folder, device, say, each)
+
+
+def _plan_shards(folder: Path, shard: Shard | None) -> list[Shard | None]:
+    """The shares in which this process samples, its own first; one whole where the folder was begun otherwise."""
+    if shard is None:
+        return [None]
+    try:
+        begun = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("shards")
+    except FileNotFoundError:
+        begun = shard.count
+    if begun != shard.count:
+        return [None]
+    return [Shard((shard.index - 1 + k) % shard.count + 1, shard.count) for k in range(shard.count)]
+
+
+def _sample(
+    table: Mapping[str, object], reports: Sequence[Exam], folder: Path, device: str, say: Say, shard: Shard | None
+) -> None:
     from ..export.runtimes import choose_runtime
     from ..pipeline.prompts import PromptItem, expand_seeds
     from ..pipeline.provenance import model_entry
@@ -81,17 +121,12 @@ def _sample(table: dict[str, object], reports: Sequence[Exam], folder: Path, dev
     from ..zoo.loading import load_text_encoder
     from ..zoo.registry import find_card
 
-    silent = [exam.id for exam in reports if not (exam.text or "").strip()]
-    if silent:
-        raise InputError(
-            f"{len(silent)} training exams of institution 1 have no report to sample from, such as {silent[0]}.",
-            "Add reports, or give synthetic exams that are made already: exams = PATH.",
-        )
     card = find_card(str(table["model"]))
     steps = table.get("steps")
     settings = choose_settings(card, steps=steps if isinstance(steps, int) else None, batch_size=4)
     runtime = choose_runtime("torch", card, device=device)
     items = expand_seeds([PromptItem(exam.id, exam.text or "") for exam in reports], None)
+    items = list(items if shard is None else shard.select(items))
     recorded = settings.run_settings(model_entry(card), runtime.precision, runtime.name)
     say(f"Sampling {len(items)} exams with {card.id} into {folder}.")
     done: list[str] = []
@@ -101,7 +136,7 @@ def _sample(table: dict[str, object], reports: Sequence[Exam], folder: Path, dev
         if len(done) * 10 // len(items) > (len(done) - 1) * 10 // len(items):
             say(f"sampled {len(done)} of {len(items)} exams")
 
-    with RunFolder(folder, command="sample", settings=recorded, resume=folder.exists(), warn=say) as run:
+    with RunFolder(folder, command="sample", settings=recorded, resume=True, shard=shard, warn=say) as run:
         records = sample(
             items, card, text_encoder=load_text_encoder(card, device=str(runtime.device)),
             denoiser=runtime.load(card, "denoiser"), autoencoder=runtime.load(card, "autoencoder"), run=run,

@@ -12,9 +12,11 @@ import pytest
 from ccella.cli.main import run as ccella
 from ccella.imaging.errors import InputError
 from ccella.pipeline.predictions import read_predictions
+from ccella.pipeline.seeds import Shard
 from ccella.study.definition import read_study
 from ccella.study.plan import Run, plan_runs
 from ccella.study.running import claim_folder, run_study
+from ccella.study.sharing import share_runs
 
 TINY = Path(__file__).parent / "data" / "study-tiny.toml"
 
@@ -150,9 +152,53 @@ def test_a_folder_of_another_study_is_refused(done: Path, folder: Path, tmp_path
         collect_results(read_study(other), tmp_path / "empty")
 
 
+def test_shards_share_out_every_run_and_need_no_other_shards_weights() -> None:
+    runs = list(plan_runs(read_study(Path(__file__).parents[1] / "examples" / "study-phantom.toml")))
+    for count in (1, 2, 3, 50):
+        shares = [share_runs(runs, Shard(index, count)) for index in range(1, count + 1)]
+        assert sorted((run for share in shares for run in share), key=runs.index) == runs
+        for share in shares:
+            assert all(run.start is None or run.start in share for run in share)
+    halves = [share_runs(runs, Shard(index, 2)) for index in (1, 2)]
+    assert len(halves[0]) == len(halves[1])
+
+
+def test_shards_at_the_same_time_and_one_that_is_killed(done: Path, folder: Path, tmp_path: Path, program: Any) -> None:
+    """Two processes on one folder; one dies amid the phantoms, the other makes all exams; the result is that of one."""
+    out = tmp_path / "study"
+    words = ["study", "run", str(folder / "study.toml"), "-o", str(out), "--device", "cpu", "--shard"]
+    first = program.start(*words, "1/2", cwd=tmp_path, at={"rename": 30, "do": "SIGKILL"})
+    second = program.start(*words, "2/2", cwd=tmp_path)
+    assert first.wait().code == -9
+    twin = program.run(*words, "2/2", cwd=tmp_path)
+    ended = second.wait()
+    assert ended.code == 0, ended.err
+    assert "5 of 10 runs are done; the others are left out." in ended.err
+    assert twin.code != 0 and "Another process is writing" in twin.err
+    # Killed again where its second run's weights are being written.
+    began = program.run(*words, "1/2", cwd=tmp_path, at={"rename": 20, "do": "SIGKILL"})
+    assert began.code == -9
+    ended = program.run(*words, "1/2", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    runs = list(plan_runs(read_study(folder / "study.toml")))
+    for run in runs:
+        one, other = (read_predictions(run.folder(root) / "predictions.csv") for root in (done, out))
+        assert one.ids == other.ids
+        assert other.probabilities == pytest.approx(one.probabilities, abs=1e-4)
+    assert json.loads((out / "result.json").read_text(encoding="utf-8"))["runs_planned"] == 10
+    # Samples begun in two shares may be gone on with as a whole.
+    shutil.rmtree(out / "runs" / "bpmri" / "synthetic")
+    assert run_study(read_study(folder / "study.toml"), out, device="cpu") == 2
+
+
 def test_a_dry_run_does_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ccella(["study", "run", str(folder / "study.toml"), "-o", str(tmp_path / "new"), "--dry-run"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10
+    words = ["study", "run", str(folder / "study.toml"), "--dry-run", "--shard"]
+    assert ccella([*words, "2/2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert ccella([*words, "3/2"]) == 2
+    assert "Shard 3/2 does not exist" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
