@@ -3,34 +3,46 @@
 #   BASE_IMAGE   any image with Python 3.11 or later and its venv module; torch brings its own CUDA libraries
 #   EXTRA        cpu or gpu: which ONNX Runtime, and TensorRT
 #   TORCH_INDEX  package index for torch alone, such as the one with CPU builds (the default one serves CUDA builds)
+#   TORCH_LOCK   1: torch is the public CUDA build, checked like everything else; empty: as pip's configuration has it
 # Targets: runtime (the default) and train, which adds TensorBoard. See docs/docker.md.
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS dependencies
 ARG EXTRA=cpu
 ARG TORCH_INDEX=""
+ARG TORCH_LOCK=1
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # pip stays outside of what the final image takes over.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
-# The largest package changes seldom: its layer stays when others change.
-COPY constraints.txt /build/
-RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt \
-        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
-COPY pyproject.toml /build/
-RUN python3 -c 'import sys, tomllib; p = tomllib.load(open("/build/pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"][sys.argv[1]], sep="\n")' "${EXTRA}" > /build/requirements.txt \
-    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt -r /build/requirements.txt \
+# The largest package changes seldom: its layer stays when others change. A torch from elsewhere than the public index
+# has other digests, so it is held to its version alone.
+COPY constraints.txt requirements/torch.lock /build/
+RUN if [ -n "${TORCH_LOCK}" ] && [ -z "${TORCH_INDEX}" ]; then set -- --require-hashes -r /build/torch.lock; \
+    else set -- -c /build/constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch; fi \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps "$@"
+COPY requirements/${EXTRA}.lock /build/
+# The second line brings what the chosen torch needs and no lock knows, the third TensorRT, which cannot be locked.
+RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --require-hashes -r "/build/${EXTRA}.lock" \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt \
+        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
+    && if [ "${EXTRA}" = gpu ]; then /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet \
+        -c /build/constraints.txt 'tensorrt>=10'; fi \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python check \
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/include \
     && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
 
 # The program has a layer of its own, so that a new version is a few megabytes.
 FROM dependencies AS program
+COPY requirements/build.lock /build/
+RUN /opt/pip/bin/pip install --quiet --no-deps --require-hashes -r /build/build.lock
 COPY . /build/source/
-RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --target /opt/ccella /build/source \
+RUN /opt/pip/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /build/wheel /build/source \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --target /opt/ccella /build/wheel/*.whl \
     && chmod -R a+rX /opt/ccella
 
 FROM dependencies AS train-dependencies
-RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt tensorboard
+COPY requirements/train.lock /build/
+RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --require-hashes -r /build/train.lock
 
 FROM ${BASE_IMAGE} AS base
 ARG VERSION=0.1.0

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -34,6 +36,28 @@ class Footprint:
     def total(self) -> int:
         """All weights, and the stage that needs the most."""
         return sum(self.weights.values()) + max(self.activations.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as the fused kernels of CPU and GPU have it: its weights are never in memory as a whole.
+
+    Tensors without memory would otherwise take the path that multiplies the weights out.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            query, _, value = _order_attention(*args, **(kwargs or {}))
+            return torch.empty(*query.shape[:-1], value.shape[-1], dtype=query.dtype, device=query.device)
+        return func(*args, **(kwargs or {}))
+
+
+def _order_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The tensors of an attention, however they were named in its call."""
+    return query, key, value
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -85,11 +109,9 @@ def estimate_footprint(card: Card, settings: SampleSettings, dtype: torch.dtype)
         settings: Timestep table, guidance and batch size.
         dtype: Number format of weights and activations.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     family = load_family(card.family)
     networks = {name: _build_empty(card, name) for name in ("denoiser", "autoencoder")}
-    with FakeTensorMode():
+    with torch.device("meta"), _FusedAttention():
         for network in networks.values():
             network._apply(lambda tensor: torch.empty(tensor.shape, dtype=dtype))
             network.eval().requires_grad_(False)
@@ -98,8 +120,10 @@ def estimate_footprint(card: Card, settings: SampleSettings, dtype: torch.dtype)
         text = torch.zeros(TOKENS, family.text_width(card), dtype=dtype)
         items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes))] * settings.batch_size
         z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=dtype)
+        # The adapter takes the table in windows that are alike: two of them tell what all of them need.
+        timesteps = settings.timesteps[: 2 * family.TIMESTEPS_AT_ONCE]
         plan = family.prepare(
-            card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale,
+            card, denoiser, items, timesteps=timesteps, guidance_scale=settings.guidance_scale,
             null_text=text[:1],
         )  # fmt: skip
         activations = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .card import Card, Part
 from .errors import CardError
+from .monai_parts import import_monai
 
 if TYPE_CHECKING:
     import torch
@@ -87,4 +88,5 @@ def load_family(name: str) -> Any:
     """
     if name not in family_names():
         raise CardError(f"There is no family {name!r}.", f"The families are: {', '.join(family_names())}.")
+    import_monai()
     return importlib.import_module(f".families.{name}", __package__)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .card import FileRef
 from .loading import find_file
+from .monai_parts import import_monai
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +29,7 @@ WEIGHTS = FileRef(
 
 def build_reader() -> "nn.Module":
     """Three pooled sequences B 3 x y z in 0..1 to five class scores; about 0.3 M parameters."""
+    import_monai()
     from monai.networks.nets.unet import UNet
 
     return UNet(

@@ -1,7 +1,7 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
-from .conditioning import Conditions, Plan, prepare
+from .conditioning import TIMESTEPS_AT_ONCE, Conditions, Plan, prepare
 from .decode_plans import plan_decode
 from .graphs import assemble, graphs, shape_multiple
 from .parts import build, text_width
@@ -17,6 +17,7 @@ from .text import TextEncoder
 
 __all__ = [
     "DECODE_MEMORY_BYTES",
+    "TIMESTEPS_AT_ONCE",
     "Conditions",
     "Plan",
     "TextEncoder",
