@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import click
@@ -39,8 +39,8 @@ _UNUSABLE_PATH = {
     errno.EACCES: "Choose a folder that you may write to, or correct its permissions.",
     errno.EPERM: "Choose a folder that you may write to, or correct its permissions.",
     errno.EROFS: "Choose a folder on a file system that can be written to.",
-    errno.ENOSPC: "Free some space, then run the same command with --resume.",
-    errno.EDQUOT: "Free some of your quota, then run the same command with --resume.",
+    errno.ENOSPC: "Free some space, then run the same command {again}.",
+    errno.EDQUOT: "Free some of your quota, then run the same command {again}.",
     errno.EFBIG: "Lift the limit on the size of files (ulimit -f), or choose another file system; then run it again.",
     errno.ENOTDIR: "Name a folder; a file is in its way.",
     errno.ENAMETOOLONG: "Choose shorter names.",
@@ -64,10 +64,15 @@ class Failure:
     details: tuple[str, ...] = ()
 
 
-def explain(error: BaseException) -> Failure:
-    """What to tell the user about an exception, and the exit code that goes with it."""
+def explain(error: BaseException, options: Collection[str] = ()) -> Failure:
+    """What to tell the user about an exception, and the exit code that goes with it.
+
+    Args:
+        error: The exception.
+        options: The options that the command has, such as `--resume`: a remedy names no others.
+    """
     for translate in _TRANSLATIONS:
-        failure = translate(error)
+        failure = translate(error, options)
         if failure is not None:
             return failure
     return Failure(
@@ -77,14 +82,14 @@ def explain(error: BaseException) -> Failure:
     )
 
 
-def report(error: BaseException) -> int:
-    """Writes an exception to standard error as the user should see it, and returns the exit code.
+def report(error: BaseException, options: Collection[str] = ()) -> int:
+    """Writes an exception to standard error as the user should see it, and returns the exit code; see `explain`.
 
     `CCELLA_DEBUG=1` adds the traceback.
     """
     if os.environ.get("CCELLA_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
-    failure = explain(error)
+    failure = explain(error, options)
     if failure.sentence:
         write(f"error: {failure.sentence}")
     for line in failure.details:
@@ -99,16 +104,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _interruption(error: BaseException) -> Failure | None:
+def _interruption(error: BaseException, options: Collection[str]) -> Failure | None:
     if isinstance(error, click.Abort) and isinstance(error.__cause__, KeyboardInterrupt):
         error = error.__cause__
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        remedy = getattr(error, "remedy", "What is done is kept; --resume goes on where it stopped.")
+        kept = "What is done is kept; --resume goes on where it stopped."
+        remedy = kept if "--resume" in options else "What is finished is kept; run the same command again."
+        remedy = getattr(error, "remedy", remedy)
         return Failure(INTERRUPTED, one_line(str(error)) or "Interrupted.", remedy)
     return None
 
 
-def _usage(error: BaseException) -> Failure | None:
+def _usage(error: BaseException, options: Collection[str]) -> Failure | None:
     if not isinstance(error, click.ClickException):
         return None
     message = one_line(error.message)
@@ -124,7 +131,7 @@ def _usage(error: BaseException) -> Failure | None:
     return Failure(USAGE, message, f"`{path} --help` shows how it is used.")
 
 
-def _ours(error: BaseException) -> Failure | None:
+def _ours(error: BaseException, options: Collection[str]) -> Failure | None:
     for kind, code in _CODES:
         if isinstance(error, kind):
             details: tuple[str, ...] = ()
@@ -138,7 +145,7 @@ def _ours(error: BaseException) -> Failure | None:
     return None
 
 
-def _memory(error: BaseException) -> Failure | None:
+def _memory(error: BaseException, options: Collection[str]) -> Failure | None:
     # torch is not imported for this: only where it already is can one of its errors have been raised.
     torch = sys.modules.get("torch")
     kinds: tuple[type[BaseException], ...] = (MemoryError,)
@@ -149,31 +156,44 @@ def _memory(error: BaseException) -> Failure | None:
         return Failure(
             OUT_OF_MEMORY,
             f"Out of memory: {one_line(str(error)).split('. ')[0] or 'the machine has no more to give'}.",
-            "Use a smaller --batch-size or --memory, --precision bf16, or more memory; --resume keeps what is done.",
+            _smaller(options),
         )
     return None
 
 
-def _files(error: BaseException) -> Failure | None:
+def _smaller(options: Collection[str]) -> str:
+    """What takes less memory with a command of these options."""
+    means = {
+        "--batch-size": "a smaller --batch-size",
+        "--memory": "a smaller --memory",
+        "--precision": "--precision bf16",
+    }
+    words = ", ".join([*(text for option, text in means.items() if option in options), "or more memory"])
+    kept = "; --resume keeps what is done" if "--resume" in options else ""
+    return f"Use {words.removeprefix('or ')}{kept}."
+
+
+def _files(error: BaseException, options: Collection[str]) -> Failure | None:
     if not isinstance(error, OSError):
         return None
     name = f"{error.filename}: " if error.filename is not None else ""
     sentence = f"{name}{error.strerror or one_line(str(error))}."
     if error.errno in _UNUSABLE_PATH:
-        return Failure(USAGE, sentence, _UNUSABLE_PATH[error.errno])
+        again = "with --resume" if "--resume" in options else "again"
+        return Failure(USAGE, sentence, _UNUSABLE_PATH[error.errno].format(again=again))
     if isinstance(error, FileNotFoundError | IsADirectoryError | FileExistsError):
         return Failure(USAGE, sentence, "Check the path.")
     return None
 
 
-def _encoding(error: BaseException) -> Failure | None:
+def _encoding(error: BaseException, options: Collection[str]) -> Failure | None:
     if isinstance(error, UnicodeDecodeError):
         sentence = f"The input is not UTF-8 text: byte {error.start} of it means nothing."
         return Failure(USAGE, sentence, "Save it as UTF-8, or give the right file.")
     return None
 
 
-def _missing_module(error: BaseException) -> Failure | None:
+def _missing_module(error: BaseException, options: Collection[str]) -> Failure | None:
     if isinstance(error, ModuleNotFoundError):
         return Failure(
             FAILED, f"The Python package {error.name} is not installed.", "Install ccella again: `make setup`."
@@ -181,7 +201,7 @@ def _missing_module(error: BaseException) -> Failure | None:
     return None
 
 
-_TRANSLATIONS: tuple[Callable[[BaseException], Failure | None], ...] = (
+_TRANSLATIONS: tuple[Callable[[BaseException, Collection[str]], Failure | None], ...] = (
     _interruption,
     _usage,
     _ours,

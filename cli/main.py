@@ -107,8 +107,18 @@ def run(args: list[str] | None = None) -> int:
         click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
         return 2
     except (Exception, KeyboardInterrupt) as error:
-        return report(error)
+        return report(error, _find_options(sys.argv[1:] if args is None else args))
     return result if isinstance(result, int) else 0
+
+
+def _find_options(words: list[str]) -> set[str]:
+    """The options of the command that was called: those are what a remedy may name."""
+    command: click.Command = ccella
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        command = command.get_command(click.Context(command), word) or command
+    return {name for param in command.params for name in param.opts}
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

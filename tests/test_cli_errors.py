@@ -46,9 +46,12 @@ def test_failed_items_are_listed_one_per_line() -> None:
     ],
 )
 def test_memory(error: Exception) -> None:
-    failure = explain(error)
+    failure = explain(error, ["--batch-size", "--precision", "--resume"])
     assert failure.code == 6
-    assert "--batch-size" in failure.remedy
+    assert (
+        failure.remedy == "Use a smaller --batch-size, --precision bf16, or more memory; --resume keeps what is done."
+    )
+    assert explain(error).remedy == "Use more memory."
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR])
@@ -62,6 +65,8 @@ def test_an_unusable_path_is_bad_input(number: int) -> None:
 def test_interruptions() -> None:
     assert explain(KeyboardInterrupt()).code == 130
     assert explain(click.Abort()).code == 130
+    assert "--resume" in explain(KeyboardInterrupt(), ["--resume"]).remedy
+    assert "--" not in explain(KeyboardInterrupt()).remedy
     saved = explain(TrainingInterrupted("Stopped at step 7.", "Go on with --resume."))
     assert saved == Failure(130, "Stopped at step 7.", "Go on with --resume.")
 
@@ -84,3 +89,18 @@ def test_report_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "error: This is so.\n  Do that.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "has"), [(["sample", "-o", "x"], True), (["zoo", "pull", "sample"], False), (["phantom"], False)]
+)
+def test_remedies_name_options_that_the_command_has(words, has, monkeypatch, capsys):
+    """A full disk while a command is under way: the remedy speaks of --resume where there is one."""
+    from ccella.cli import main
+
+    def fill_disk(**_):
+        raise OSError(errno.ENOSPC, "No space left on device", "file")
+
+    monkeypatch.setattr(main.ccella, "main", fill_disk)
+    assert main.run(words) == 2
+    assert ("--resume" in capsys.readouterr().err) == has
