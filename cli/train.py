@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..imaging.errors import InputError
 from ..zoo.registry import find_card
 from .notes import say
 from .options import (
@@ -60,13 +61,17 @@ def train_autoencoder_command(
     from ..imaging.exams import find_exams
     from ..training.autoencoder import train_autoencoder
     from ..training.config import AutoencoderTraining, resolve_options
+    from ..training.data import refuse_unfit
 
     card = choose_card(model, config)
     defaults = card.training.get("autoencoder", {})
     options = resolve_options(AutoencoderTraining, "autoencoder", defaults, parse_options(given), config)
+    unfit: list[InputError] = []
+    found = find_exams(exams, card.image.channel_names, lambda item_id, error: unfit.append(error))
+    refuse_unfit(unfit, len(found) + len(unfit))
     progress = train_autoencoder(
         card,
-        find_exams(exams, card.image.channel_names),
+        found,
         out,
         options,
         split=choice,

@@ -1,7 +1,11 @@
 """How `ccella train` reads its options."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from ccella.cli.main import run
 from ccella.cli.training_options import parse_options, parse_value
 from ccella.imaging.errors import InputError
 
@@ -31,3 +35,18 @@ def test_values_are_those_of_toml(text: str, value: object) -> None:
 def test_a_setting_that_is_none(settings: tuple[str, ...]) -> None:
     with pytest.raises(InputError):
         parse_options({**NOTHING, "settings": settings})
+
+
+def test_exams_that_cannot_be_trained_on_are_named_at_once(
+    tiny_model: Path, tiny_exams: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exams, out = tmp_path / "exams", tmp_path / "out"
+    shutil.copytree(tiny_exams, exams)
+    (exams / "10001/10001_1000001_adc.nii.gz").unlink()
+    (exams / "reports/10002_1000002.txt").write_bytes(b"\xff\xfe\x00")
+    assert run(["train", "autoencoder", str(exams), "--model", str(tiny_model), "-o", str(out), "--steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "2 of 3 exams cannot be used." in error
+    assert "'10001_1000001'" in error
+    assert "10002_1000002.txt is not UTF-8 text" in error
+    assert not out.exists()

@@ -96,6 +96,15 @@ def test_a_name_that_is_none_or_two_things_is_refused(tmp_path: Path, monkeypatc
     assert resolve(f".{os.sep}ccella").steps == 3
 
 
+def test_a_misspelt_table_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for others in ("", "[autoencoder]\nsteps = 3\n"):
+        file.write_text(f"{others}[denoizer]\nlearning_rate = 1e-3\n", encoding="utf-8")
+        with pytest.raises(InputError, match=r"unknown table \[denoizer\]") as caught:
+            resolve(file)
+        assert caught.value.remedy == "Did you mean [denoiser]?"
+
+
 def test_steps_and_epochs_together_are_refused() -> None:
     with pytest.raises(InputError, match="Both steps and epochs"):
         resolve("ccella", steps=3, epochs=1.0)

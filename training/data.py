@@ -146,11 +146,19 @@ def _prepare(path: Path, exams: Sequence[Exam], spec: ImageSpec, load: Loader, l
             if (number + 1) * 10 // len(exams) > number * 10 // len(exams):
                 log(f"prepared {number + 1} of {len(exams)} exams")
         array.flush()
-        _refuse(unfit, len(exams))
+        refuse_unfit(unfit, len(exams))
 
 
-def _refuse(unfit: Sequence[InputError], total: int) -> None:
-    """Names all exams that cannot be used at once: reading a thousand again to learn of the next one takes hours."""
+def refuse_unfit(unfit: Sequence[InputError], total: int) -> None:
+    """Names all exams that cannot be used at once: reading a thousand again to learn of the next one takes hours.
+
+    Args:
+        unfit: Why, one for each such exam.
+        total: How many exams there are.
+
+    Raises:
+        InputError: There is one.
+    """
     if len(unfit) == 1:
         raise unfit[0]
     if unfit:

@@ -131,6 +131,7 @@ def _parse(source: str, path: Path) -> Recipe:
     base = document.pop(_BASE, None)
     if base is not None and not isinstance(base, str):
         raise InputError(f"{path}: {_BASE} is {base!r}.", "Give the name of a recipe.")
+    _refuse_unknown_tables(path, document)
     tables = {key: value for key, value in document.items() if key in (*STAGES, _MODEL) and isinstance(value, Mapping)}
     if not tables:
         return Recipe(source, {"": document} if document else {}, {}, base)
@@ -141,6 +142,14 @@ def _parse(source: str, path: Path) -> Recipe:
                 f"Put it inside [{next(iter(tables))}], or leave out the tables altogether.",
             )
     return Recipe(source, tables, tables.pop(_MODEL, {}), base)
+
+
+def _refuse_unknown_tables(path: Path, document: Mapping[str, Any]) -> None:
+    for key, value in document.items():
+        if isinstance(value, Mapping) and key not in (*STAGES, _MODEL):
+            near = difflib.get_close_matches(key, (*STAGES, _MODEL), n=1)
+            hint = f"Did you mean [{near[0]}]?" if near else f"The tables are: {', '.join((*STAGES, _MODEL))}."
+            raise InputError(f"{path} has an unknown table [{key}].", hint)
 
 
 def _merge(document: dict[str, Any], change: Mapping[str, Any], name: str, prefix: str = "") -> None:
