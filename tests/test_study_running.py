@@ -100,7 +100,7 @@ def test_finetuning_starts_from_the_pretrained_weights(done: Path) -> None:
         run = Run("bpmri", pretraining, 0.5, 0)
         card = tomllib.loads((run.folder(done) / "card.toml").read_text(encoding="utf-8"))
         assert card["provenance"]["classifier"]["options"]["initial"] == initial
-        assert card["provenance"]["classifier"]["options"]["learning_rate"] == (3e-4 if initial == "card" else 1e-3)
+        assert card["provenance"]["classifier"]["options"]["learning_rate"] == (3e-4 if initial == "card" else 3e-3)
         assert not (run.folder(done) / "training" / "classifier" / "checkpoints").exists()
 
 

@@ -1,7 +1,9 @@
 """The classifier family: the published network, and cards that do not fit."""
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,3 +85,23 @@ def test_a_zero_head_starts_undecided() -> None:
 def test_configs_that_mean_nothing(config: dict[str, object]) -> None:
     with pytest.raises(CardError):
         FAMILY.build(changed(find_card("classifier/phantom"), **config))
+
+
+def test_the_phantoms_classifier_sees_the_lesion_that_the_published_intensities_clip(tmp_path: Path) -> None:
+    """Lesion against gland on the high-b image, in units of the image's deviation, before and after the clip."""
+    from ccella.imaging.files import read_volume
+    from ccella.imaging.phantom.dataset import write_phantoms
+    from ccella.imaging.standardisation import parse_standard_score
+
+    (exam,) = write_phantoms(tmp_path, 1, 7, prevalence=1.0, workers=1)
+    hbv = read_volume(Path(exam["files"]["hbv"])).data.astype(float)
+    lesion = read_volume(Path(exam["masks"]["lesions"])).data > 0
+    gland = np.isin(read_volume(Path(exam["masks"]["anatomy"])).data, (1, 2, 3, 4)) & ~lesion
+    contrast = {}
+    for name in ("classifier", "classifier/phantom"):
+        (channel,) = (each for each in find_card(name).image.channels if each.name == "hbv")
+        values = parse_standard_score(channel.intensity).apply(hbv)
+        contrast[name] = np.median(values[lesion]) - np.median(values[gland])
+    plain = (np.median(hbv[lesion]) - np.median(hbv[gland])) / hbv.std()
+    assert contrast["classifier/phantom"] > 0.8 * plain
+    assert contrast["classifier"] < 0.3 * plain
