@@ -95,7 +95,7 @@ sbom: $(TOOLS_STAMP)
 # Asks a public database, so the answer changes from day to day: no part of `make check`. What could not be asked about
 # is a failure, not a pass.
 audit: $(TOOLS_STAMP)
-	@$(TOOLS)/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --require-hashes \
+	@$(TOOLS)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
 		-r requirements/dev.lock -r requirements/train.lock -r requirements/gpu.lock -r requirements/torch.lock
 
 clean:

@@ -90,7 +90,7 @@ def weight_rows() -> Iterator[str]:
         return f"`ccella zoo pull`: {', '.join(sorted(repos))}" if repos else "no public weights"
 
     for card in list_cards():
-        repos = {file.repo for part in card.parts.values() for file in part.files if file.repo}
+        repos = {file.repo for part in card.parts.values() for file in part.public_files if file.repo}
         yield row(card.id, card.licence, "bundled" if card.id == DEFAULT_MODEL else source(repos))
     for extractor in list_extractors():
         repos = {file.repo for file in extractor.files if file.repo}

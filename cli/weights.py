@@ -5,14 +5,17 @@ from pathlib import Path
 
 import click
 
+from ..imaging.errors import InputError
 from ..zoo.bundle import unpack_bundle, write_bundle
-from ..zoo.card import Card, Licence
+from ..zoo.cache import snapshot_path
+from ..zoo.card import Card, Licence, WeightsCard
 from ..zoo.download import PulledFile, accept_licence, pull
 from ..zoo.errors import DigestMismatchError, WeightsMissingError
+from ..zoo.importing import import_public
 from ..zoo.inventory import DIFFERS, MISSING, FileState, is_present, verify
 from ..zoo.loading import model_name
-from ..zoo.lock import hub_files
-from ..zoo.registry import find_card, list_cards
+from ..zoo.lock import hold_pins, hub_files
+from ..zoo.registry import find_weights, list_cards
 from .notes import say
 from .options import stream_options
 from .output import Output
@@ -22,13 +25,20 @@ from .progress import Progress
 @click.command("pull")
 @click.argument("name", metavar="MODEL")
 @click.option("--accept-license", "accepted", metavar="ID", help="Accept the licence ID, which limits the model's use.")
+@click.option(
+    "-o", "--output", "out", metavar="DIR", type=click.Path(path_type=Path),
+    help="Also make the model folder DIR, public checkpoints converted as by `zoo import`.",
+)  # fmt: skip
 @stream_options
-def pull_model(name: str, accepted: str | None, as_json: bool) -> None:
+def pull_model(name: str, accepted: str | None, out: Path | None, as_json: bool) -> None:
     """Fetch the public weights of MODEL into the Hugging Face cache and check every byte of them.
 
-    What lies there already is checked too. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+    MODEL may be a feature extractor too, such as medicalnet-resnet50. What lies there already is checked too. HF_HOME,
+    HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
     """
-    card = find_card(name)
+    card = find_weights(name)
+    if out is not None and not any(part.checkpoint and not part.files for part in card.parts.values()):
+        raise InputError(f"No part of {name} is public as a checkpoint, so no folder is needed.", "Leave -o out.")
     _announce(card)
     accept_licence(card, accepted, _ask if sys.stdin.isatty() else None)
     with (
@@ -42,7 +52,11 @@ def pull_model(name: str, accepted: str | None, as_json: bool) -> None:
                 size = f"{pulled.path.stat().st_size / 1e6:.1f}"
                 source = "the Hub" if pulled.fetched else "the cache"
                 output.add_row(pulled.part, pulled.file.path, size, pulled.file.sha256, source)
-    _announce_missing(card)
+    if out is not None and isinstance(card, Card):
+        for imported in import_public(card, out):
+            say(f"Imported into {out}: {imported.part}.")
+            card = imported.card
+    _announce_missing(card, name)
 
 
 @click.command("verify")
@@ -53,7 +67,8 @@ def verify_models(names: tuple[str, ...], as_json: bool) -> None:
 
     Without MODEL: every model of the zoo that is here.
     """
-    cards = [find_card(name) for name in names] or [card for card in list_cards() if is_present(card)]
+    cards: list[WeightsCard] = [find_weights(name) for name in names]
+    cards = cards or [card for card in list_cards() if is_present(card)]
     wrong: list[FileState] = []
     with Output("model", "part", "file", "state", "sha256", as_json=as_json) as output:
         for card in cards:
@@ -85,7 +100,7 @@ def verify_models(names: tuple[str, ...], as_json: bool) -> None:
 @stream_options
 def bundle_model(name: str, out: Path, as_json: bool) -> None:
     """Write all weights of MODEL that are on this machine into one FILE, for a host without a network."""
-    card = find_card(name)
+    card = find_weights(name)
     bundle, sha256 = write_bundle(card, out)
     size = out.stat().st_size
     say(f"Licence: {card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip())
@@ -116,7 +131,7 @@ def unbundle_model(source: Path, sha256: str | None, out: Path | None, as_json: 
                 output.add_row(file.path, file.sha256, path)
 
 
-def _announce(card: Card) -> None:
+def _announce(card: WeightsCard) -> None:
     """Says what will be fetched, from where, and under which terms."""
     files = hub_files(card)
     sources = sorted({f"{file.repo}@{file.revision}" for _, file in files})
@@ -127,10 +142,13 @@ def _announce(card: Card) -> None:
     say(f"Licence: {card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip())
 
 
-def _announce_missing(card: Card) -> None:
+def _announce_missing(card: WeightsCard, name: str) -> None:
     """Says which parts are still to be trained or imported."""
     for part in card.parts.values():
-        if not part.files:
+        if part.checkpoint is not None and not part.files:
+            path = snapshot_path(hold_pins(part.checkpoint))
+            say(f"Public as a checkpoint, to be imported: {part.name}: ccella zoo import {path} --as {name} -o DIR")
+        elif not part.files and isinstance(card, Card):
             say(f"Not public, to be trained or imported: {part.name}: {part.note or 'no weights.'}")
 
 
@@ -139,7 +157,7 @@ def _ask(licence: Licence) -> bool:
     return click.confirm(f"{licence.name} limits the use of these weights ({licence.url}). Accept it?", err=True)
 
 
-def _pulled_object(card: Card, pulled: PulledFile) -> dict[str, object]:
+def _pulled_object(card: WeightsCard, pulled: PulledFile) -> dict[str, object]:
     file = pulled.file
     return {
         "model": card.id, "part": pulled.part, "repo": file.repo, "revision": file.revision, "file": file.path,
@@ -148,7 +166,7 @@ def _pulled_object(card: Card, pulled: PulledFile) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _state_object(card: Card, state: FileState) -> dict[str, object]:
+def _state_object(card: WeightsCard, state: FileState) -> dict[str, object]:
     return {
         "model": card.id, "part": state.part, "repo": state.file.repo, "revision": state.file.revision,
         "file": state.file.path, "state": state.state, "sha256": state.sha256, "pinned": state.file.sha256,

@@ -158,8 +158,11 @@ def _describe(card: Card) -> dict[str, str]:
         "schedule": f"{schedule.train_timesteps} timesteps, {schedule.beta_schedule}, predicts {schedule.prediction}",
     }
     for part in card.parts.values():
-        stored = sum(file.size or 0 for file in part.files)
-        where = f"{len(part.files)} files, {stored / 1e6:.1f} MB" if part.files else "no weights yet"
+        sizes = [file.size for file in part.files]
+        stored = "size not stated" if None in sizes else f"{sum(size or 0 for size in sizes) / 1e6:.1f} MB"
+        where = f"{len(part.files)} files, {stored}" if part.files else "no weights yet"
+        if part.checkpoint is not None and not part.files:
+            where = f"public as the checkpoint {part.checkpoint.path} of {part.checkpoint.repo}"
         lines[part.name] = f"{part.architecture} ({where})"
     lines["licence"] = f"{card.licence.name} ({card.licence.id}) {card.licence.url}".rstrip()
     lines |= flatten_table(card.measured, "measured")

@@ -44,6 +44,7 @@ def write_model(folder, repo, revision, files, **licence):
     document = json.loads(json.dumps(find_card("ccella").document))
     rows = [{"repo": repo, "revision": revision, "path": path, "sha256": sha256} for path, sha256 in files.items()]
     document["parts"]["text_encoder"]["files"] = rows
+    del document["parts"]["autoencoder"]["checkpoint"]
     document["licence"].update(licence)
     folder.mkdir(parents=True, exist_ok=True)
     write_card(folder / "card.toml", document)
@@ -332,6 +333,58 @@ def test_a_licence_that_limits_use_is_asked_for_once(hub, tmp_path, ccella):
     assert ccella("pull", model, "--accept-license", "MIT").returncode == 2
     assert ccella("pull", model, "--accept-license", "lab-nc-1").returncode == 0
     assert ccella("pull", model).returncode == 0
+
+
+def test_a_feature_extractor(hub, ccella, cache, tmp_path):
+    """Its card names a repository like a model's; nobody has stated commit and digest, so the lock file holds them."""
+    hub.add("TencentMedicalNet/MedicalNet-Resnet50", {"resnet_50_23dataset.pth": LARGE})
+    done = ccella("pull", "medicalnet-resnet50", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [(row["part"], row["sha256"], row["fetched"]) for row in records(done)] == [("network", digest(LARGE), True)]
+    checked = ccella("verify", "medicalnet-resnet50", "--json", HF_HUB_OFFLINE="1")
+    assert [row["state"] for row in records(checked)] == ["ok"], checked.stderr
+    bundled = ccella("bundle", "medicalnet-resnet50", "-o", tmp_path / "one.bundle", "--json")
+    assert records(bundled)[0]["files"] == ["resnet_50_23dataset.pth"], bundled.stderr
+    other = {"HF_HOME": str(tmp_path / "other"), "HF_HUB_OFFLINE": "1"}
+    assert ccella("unbundle", tmp_path / "one.bundle", **other).returncode == 0
+    assert ccella("verify", "medicalnet-resnet50", **other).returncode == 0
+
+
+def test_a_public_checkpoint_is_fetched_and_converted(hub, tiny_model, ccella, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(tiny_model / "autoencoder.safetensors")
+    torch.save(weights, tmp_path / "autoencoder.pt")
+    commit = hub.add("lab/autoencoder", {"models/autoencoder.pt": (tmp_path / "autoencoder.pt").read_bytes()})
+    document = json.loads(json.dumps(read_card(tiny_model / "card.toml").document))
+    document["parts"] = {**document["parts"], "text_encoder": {**document["parts"]["text_encoder"], "files": []}}
+    file = {"repo": "lab/autoencoder", "revision": commit, "path": "models/autoencoder.pt", "sha256": "unpinned"}
+    document["parts"]["autoencoder"] = {**document["parts"]["autoencoder"], "files": [], "checkpoint": file}
+    document["parts"]["denoiser"]["files"] = []
+    model = tmp_path / "model"
+    model.mkdir()
+    write_card(model / "card.toml", document)
+    told = ccella("pull", model, "--json")
+    assert [row["part"] for row in records(told)] == ["autoencoder"], told.stderr
+    assert f"--as {model} -o DIR" in told.stderr
+    made = ccella("pull", model, "-o", tmp_path / "made")
+    assert made.returncode == 0, made.stderr
+    assert "to be imported" not in made.stderr and "trained or imported: denoiser" in made.stderr
+    found = load_file(tmp_path / "made" / "autoencoder.safetensors")
+    assert set(found) == set(weights) and all(torch.equal(found[name], weights[name]) for name in weights)
+    # What has its weights needs no checkpoint any more.
+    assert ccella("verify", tmp_path / "made", "--json").returncode == 0
+    assert ccella("pull", tmp_path / "made", "-o", tmp_path / "again").returncode == 2
+
+
+def test_an_interrupted_pull_names_no_option_that_it_lacks(hub, model, environment):
+    process = start_and_pause(hub, model, environment)
+    process.send_signal(signal.SIGINT)
+    hub.released.set()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in told.decode() and "--resume" not in told.decode()
 
 
 def test_a_lock_file_that_is_none(unpinned, ccella, cache):

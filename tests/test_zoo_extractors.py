@@ -151,7 +151,8 @@ def test_weights_that_are_not_here_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsMissingError, match=r"ResNet50\.pt") as caught:
         load_extractor(find_extractor("radimagenet-resnet50-torch"))
-    assert "Lab-Rasool/RadImageNet" in caught.value.remedy
+    assert "Lab-Rasool/RadImageNet" in str(caught.value)
+    assert caught.value.remedy.endswith("ccella zoo pull radimagenet-resnet50-torch")
 
 
 def test_cards_are_whole_and_the_nearest_name_is_offered():

@@ -20,9 +20,9 @@ from typing import IO, Any
 from ..imaging.atomic import atomic_path
 from ..imaging.errors import InputError
 from .cache import cache_folder, repo_folder, snapshot_path
-from .card import UNPINNED, Card, FileRef
+from .card import UNPINNED, FileRef, WeightsCard
 from .errors import DigestMismatchError
-from .loading import part_paths, sha256_file
+from .loading import find_file, model_name, sha256_file
 from .lock import extend_lock, hold_pins
 from .registry import list_cards
 
@@ -71,11 +71,11 @@ class _HashingFile(io.RawIOBase):
         return self._digest.hexdigest()
 
 
-def write_bundle(card: Card, out: Path) -> tuple[Bundle, str]:
+def write_bundle(card: WeightsCard, out: Path) -> tuple[Bundle, str]:
     """Writes every file of a model that is on this machine into one file; the same files give the same bytes.
 
     Args:
-        card: A model; parts without weights are left out, as in the card.
+        card: A model or a feature extractor; parts without weights are left out, as in the card.
         out: The file.
 
     Returns:
@@ -88,10 +88,11 @@ def write_bundle(card: Card, out: Path) -> tuple[Bundle, str]:
     sources: dict[str, Path] = {}
     files: list[FileRef] = []
     listed: list[tuple[FileRef, Path]] = []
+    remedy = f"With network access run: ccella zoo pull {model_name(card)}"
     for part in card.parts.values():
-        if part.files:
-            listed += zip(part.files, part_paths(card, part.name), strict=True)
-    if any(file.repo is None for file, _ in listed) or card.directory not in {c.directory for c in list_cards()}:
+        owner = f"{card.id}, part {part.name},"
+        listed += [(file, find_file(file, card.directory, owner, remedy)) for file in part.public_files]
+    if any(file.repo is None for file, _ in listed) or not card.directory.is_relative_to(Path(__file__).parent):
         listed.insert(0, (FileRef("card.toml", None, None, UNPINNED, None), card.directory / "card.toml"))
     for file, path in listed:
         found = sha256_file(path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from ..imaging.spec import Channel, ImageSpec
 from .errors import CardError
@@ -38,13 +38,23 @@ class FileRef:
 
 @dataclass(frozen=True)
 class Part:
-    """A network of a model: what builds it and where its weights lie."""
+    """A network of a model: what builds it and where its weights lie.
+
+    Attributes:
+        checkpoint: A public file that `ccella zoo import` turns into the weights; it is never loaded itself.
+    """
 
     name: str
     architecture: str
     config: Mapping[str, Any]
     files: tuple[FileRef, ...]
     note: str
+    checkpoint: FileRef | None = None
+
+    @property
+    def public_files(self) -> tuple[FileRef, ...]:
+        """What there is to pull or carry along: the weights, or the checkpoint that they are still to be made of."""
+        return self.files or (() if self.checkpoint is None else (self.checkpoint,))
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,22 @@ class Licence:
     name: str
     url: str
     restricted: bool
+
+
+class WeightsCard(Protocol):
+    """What pulling and checking weights needs to know: of a model, or of a feature extractor."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def licence(self) -> Licence: ...
+
+    @property
+    def parts(self) -> Mapping[str, Part]: ...
+
+    @property
+    def directory(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -202,22 +228,28 @@ def _image(table: Table) -> ImageSpec:
 
 def parse_part(name: str, table: Table) -> Part:
     """Checks the table of a part; CardError names the key."""
-    table.allow("architecture", "config", "files", "note")
-    files = []
-    for row in table.tables("files"):
-        row.allow("path", "repo", "revision", "sha256", "size")
-        repo = row.text("repo") if "repo" in row.data else None
-        revision = row.text("revision") if "revision" in row.data else None
-        if repo is not None and revision != UNPINNED and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-            raise row.fail("revision", 'a commit of 40 hexadecimal digits, or "unpinned"')
-        if row.text("sha256") != UNPINNED and not re.fullmatch(r"[0-9a-f]{64}", row.text("sha256")):
-            raise row.fail("sha256", '64 hexadecimal digits, or "unpinned"')
-        path = row.text("path")
-        if path.startswith("/") or ".." in Path(path).parts:
-            raise row.fail("path", "a relative path that stays inside the model")
-        size = row.integer("size") if "size" in row.data else None
-        files.append(FileRef(path, repo, revision, row.text("sha256"), size))
-    return Part(name, table.text("architecture"), table.table("config").data, tuple(files), table.text("note", ""))
+    table.allow("architecture", "config", "files", "note", "checkpoint")
+    files = tuple(_parse_file(row) for row in table.tables("files"))
+    checkpoint = _parse_file(table.table("checkpoint")) if "checkpoint" in table.data else None
+    if checkpoint is not None and checkpoint.repo is None:
+        raise table.fail("checkpoint", "a file of a repository", "Give its repo, revision, path and sha256.")
+    config = table.table("config").data
+    return Part(name, table.text("architecture"), config, files, table.text("note", ""), checkpoint)
+
+
+def _parse_file(row: Table) -> FileRef:
+    row.allow("path", "repo", "revision", "sha256", "size")
+    repo = row.text("repo") if "repo" in row.data else None
+    revision = row.text("revision") if "revision" in row.data else None
+    if repo is not None and revision != UNPINNED and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise row.fail("revision", 'a commit of 40 hexadecimal digits, or "unpinned"')
+    if row.text("sha256") != UNPINNED and not re.fullmatch(r"[0-9a-f]{64}", row.text("sha256")):
+        raise row.fail("sha256", '64 hexadecimal digits, or "unpinned"')
+    path = row.text("path")
+    if path.startswith("/") or ".." in Path(path).parts:
+        raise row.fail("path", "a relative path that stays inside the model")
+    size = row.integer("size") if "size" in row.data else None
+    return FileRef(path, repo, revision, row.text("sha256"), size)
 
 
 def parse_licence(table: Table) -> Licence:

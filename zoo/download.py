@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..imaging.errors import InputError
 from .cache import cache_folder, snapshot_path
-from .card import UNPINNED, Card, FileRef, Licence
+from .card import UNPINNED, FileRef, Licence, WeightsCard
 from .errors import AccessError, DigestMismatchError, WeightsMissingError
 from .hub import RemoteRepo, cache_error, clear_partial, drop, fetch, read_repo
 from .loading import sha256_file
@@ -31,11 +31,11 @@ class PulledFile:
     fetched: bool
 
 
-def accept_licence(card: Card, accepted: str | None, ask: Callable[[Licence], bool] | None) -> None:
+def accept_licence(card: WeightsCard, accepted: str | None, ask: Callable[[Licence], bool] | None) -> None:
     """Sees to it that a licence that limits use has been accepted once on this machine.
 
     Args:
-        card: A model.
+        card: A model or a feature extractor.
         accepted: The licence id that the user accepts beforehand, or None.
         ask: Asks the user; None where nobody can be asked.
 
@@ -62,14 +62,14 @@ def accept_licence(card: Card, accepted: str | None, ask: Callable[[Licence], bo
         raise cache_error(error) from error
 
 
-def pull(card: Card, *, on_bytes: Callable[[int, int], None] = lambda done, total: None) -> Iterator[PulledFile]:
+def pull(card: WeightsCard, *, on_bytes: Callable[[int, int], None] = lambda done, total: None) -> Iterator[PulledFile]:
     """Brings every public file of a model into the cache and checks its content.
 
     What is there already is hashed; a file with other content is fetched again. A digest that neither the card nor
     the lock file states is taken from what arrives, and recorded.
 
     Args:
-        card: A model.
+        card: A model or a feature extractor.
         on_bytes: Told the bytes that have arrived and those that there will be.
 
     Yields:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..imaging.errors import InputError
 from .card import Card, read_card
 from .family import load_family
 from .folder import write_model_folder
-from .loading import sha256_file
+from .loading import find_file, sha256_file
 
 IMPORTED_PARTS = ("denoiser", "autoencoder")
 SPARE_BYTES = 2**30
@@ -77,6 +77,27 @@ def import_checkpoint(
             updates=updates,
         )  # fmt: skip
     return Imported(imported, found["part"], tuple(found["left_out"]))
+
+
+def import_public(card: Card, out: Path) -> Iterator[Imported]:
+    """Imports the checkpoints that a model's card names, as `ccella zoo pull` left them in the cache.
+
+    Args:
+        card: The model.
+        out: The model folder.
+
+    Yields:
+        Each part as it is imported; those that have weights are left alone.
+
+    Raises:
+        WeightsMissingError, DigestMismatchError: A checkpoint is not in the cache, or not what is pinned.
+        InputError: See `import_checkpoint`.
+    """
+    base = _base_card(card, out)
+    for part in base.parts.values():
+        if part.checkpoint is not None and not part.files:
+            source = find_file(part.checkpoint, card.directory, f"Model {card.id}, part {part.name},")
+            yield import_checkpoint(source, card, out, part=part.name)
 
 
 def parse_factors(text: str) -> tuple[float, ...]:

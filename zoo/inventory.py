@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cache import snapshot_path
-from .card import UNPINNED, Card, FileRef
+from .card import UNPINNED, FileRef, WeightsCard
 from .loading import sha256_file
 from .lock import hold_pins
 
@@ -33,14 +33,14 @@ class FileState:
     sha256: str | None
 
 
-def verify(card: Card) -> Iterator[FileState]:
+def verify(card: WeightsCard) -> Iterator[FileState]:
     """Hashes every file of a model, however large.
 
     Yields:
         The files in the card's order, each as soon as it is hashed.
     """
     for part in card.parts.values():
-        for listed in part.files:
+        for listed in part.public_files:
             file = hold_pins(listed)
             path = snapshot_path(file) if file.repo is not None else card.directory / file.path
             if not path.is_file():
@@ -53,15 +53,15 @@ def verify(card: Card) -> Iterator[FileState]:
             )
 
 
-def is_present(card: Card) -> bool:
+def is_present(card: WeightsCard) -> bool:
     """Whether every Hub file of a model lies in the cache, without a look at its content."""
-    files = [file for part in card.parts.values() for file in part.files if file.repo is not None]
+    files = [file for part in card.parts.values() for file in part.public_files if file.repo is not None]
     return all(snapshot_path(hold_pins(file)).is_file() for file in files)
 
 
-def describe_pins(card: Card) -> str:
+def describe_pins(card: WeightsCard) -> str:
     """Who states the digests of a model's files: `card`, `lock 3` for three in the lock file, `unpinned 3`."""
-    listed = [file for part in card.parts.values() for file in part.files]
+    listed = [file for part in card.parts.values() for file in part.public_files]
     open_ones = [file for file in listed if file.sha256 == UNPINNED]
     held = sum(hold_pins(file).sha256 != UNPINNED for file in open_ones)
     counts = {"card": len(listed) - len(open_ones), "lock": held, "unpinned": len(open_ones) - held}

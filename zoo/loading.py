@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cache import find_cached
-from .card import UNPINNED, Card, FileRef
+from .card import UNPINNED, Card, FileRef, WeightsCard
 from .errors import CardError, DigestMismatchError, WeightsMissingError
 from .family import load_family
 from .lock import hold_pins
@@ -49,7 +49,7 @@ def part_paths(card: Card, name: str) -> list[Path]:
     return [find_file(file, card.directory, f"Model {card.id}, part {name},", remedy) for file in part.files]
 
 
-def model_name(card: Card) -> str:
+def model_name(card: WeightsCard) -> str:
     """How a user names the model: the id of a card that ships with the package, else its folder."""
     shipped = card.directory.is_relative_to(Path(__file__).parent)
     return card.id if shipped else str(card.directory)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..imaging.atomic import write_json
 from .cache import cache_folder
-from .card import UNPINNED, Card, FileRef
+from .card import UNPINNED, FileRef, WeightsCard
 from .errors import CardError
 
 SCHEMA = "ccella.lock/1"
@@ -113,8 +113,11 @@ def hold_pins(file: FileRef) -> FileRef:
     return read_lock().hold(file) if unpinned else file
 
 
-def hub_files(card: Card) -> list[tuple[str, FileRef]]:
+def hub_files(card: WeightsCard) -> list[tuple[str, FileRef]]:
     """The card's files that lie on the Hub, with the names of their parts, as the lock holds them."""
     return [
-        (part.name, hold_pins(file)) for part in card.parts.values() for file in part.files if file.repo is not None
+        (part.name, hold_pins(file))
+        for part in card.parts.values()
+        for file in part.public_files
+        if file.repo is not None
     ]

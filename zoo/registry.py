@@ -5,7 +5,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from .card import Card, Part, read_card
+from .card import Card, WeightsCard, read_card
 from .errors import CardError, UnknownModelError
 from .inventory import is_present
 from .names import parse_model_name
@@ -57,6 +57,16 @@ def find_card(name: str) -> Card:
     return card if parsed.revision is None else _at_revision(card, parsed.revision)
 
 
+def find_weights(name: str) -> WeightsCard:
+    """The card whose weights a name means: of a feature extractor, or of a model as `find_card` has it."""
+    from .extractors.card import list_extractors  # its package imports numpy, which `zoo list` can do without
+
+    extractors = {card.id: card for card in list_extractors()}
+    if name in extractors and parse_model_name(name, set(extractors)).id == name:
+        return extractors[name]
+    return find_card(name)
+
+
 def _at_revision(card: Card, revision: str) -> Card:
     if len(revision) != 40 or not set(revision) <= set("0123456789abcdef"):
         raise CardError(f"Revision {revision!r} is not a commit.", "Give the 40 hexadecimal digits of a commit.")
@@ -68,7 +78,7 @@ def _at_revision(card: Card, revision: str) -> Card:
         files = tuple(
             replace(file, revision=revision, sha256="unpinned", size=None) if file.repo else file for file in part.files
         )
-        parts[name] = Part(part.name, part.architecture, part.config, files, part.note)
+        parts[name] = replace(part, files=files)
     return replace(card, parts=parts)
 
 

@@ -2,10 +2,11 @@
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..card import FileRef, Licence, parse_licence, parse_part
+from ..card import FileRef, Licence, Part, parse_licence, parse_part
 from ..errors import CardError, UnknownModelError
 from ..tables import Table
 
@@ -36,6 +37,11 @@ class ExtractorCard:
     licence: Licence
     citation: str
     directory: Path
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """Its one network, as a model lists its own."""
+        return {"network": Part("network", self.architecture, {}, self.files, "")}
 
 
 def read_extractor(path: Path) -> ExtractorCard:

@@ -66,7 +66,9 @@ def load_extractor(card: ExtractorCard, *, device: str = "cpu") -> Extractor:
             f"There are: pyramid, {', '.join(ARCHITECTURES)}.",
         )
     build, rename, prepare = ARCHITECTURES[card.architecture]
-    path = find_file(card.files[0], card.directory, f"Extractor {card.id}")
+    path = find_file(
+        card.files[0], card.directory, f"Extractor {card.id}", f"With network access run: ccella zoo pull {card.id}"
+    )
     digest = sha256_file(path)
     network = build()
     state = {rename(key): value for key, value in read_weights(path, digest).items()}
