@@ -68,9 +68,11 @@ def done(folder: Path) -> Path:
     return out
 
 
-def test_the_plan_is_that_of_the_paper() -> None:
+@pytest.mark.parametrize("name", ["study-phantom", "study-phantom-short"])
+def test_the_plan_is_that_of_the_paper(name: str) -> None:
     """Three trainings of 2 pretrained zero-shot points and 3 curves at 5 shares, for two sequence sets."""
-    study = read_study(Path(__file__).parents[1] / "examples" / "study-phantom.toml")
+    study = read_study(Path(__file__).parents[1] / "examples" / f"{name}.toml")
+    assert study.synthetic["t2w"] == study.synthetic["bpmri"]
     runs = list(plan_runs(study))
     assert len(runs) == len(set(runs)) == 2 * 3 * (2 + 3 * 5)
     curve = [run for run in runs if (run.sequences, run.pretraining, run.trial) == ("bpmri", "real", 1)]

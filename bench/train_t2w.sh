@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Trains ccella/phantom, the bundled model's recipe on the T2-weighted sequence alone: the study's other synthesizer.
+# Autoencoder and text encoder are the bundled ones, which see one sequence at a time and texts. Every step resumes.
+#
+#   bench/train_t2w.sh [WORK]      (default runs/t2w; `CCELLA` names the command, default .venv/bin/ccella; `PYTHON` likewise)
+#
+# Then, in a copy of the study file: sample = { model = "/path/to/WORK/model", labels = "exam" } under [synthetic.t2w].
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=${1:-runs/t2w}
+ccella=${CCELLA:-.venv/bin/ccella}
+phantoms=${PHANTOMS:-$work/phantoms}
+
+"$ccella" phantom -n "${COUNT:-3000}" --seed 0 --institution 1 --prevalence 0.6 -o "$phantoms"
+[ -f "$work/template/card.toml" ] || "${PYTHON:-.venv/bin/python}" bench/t2w_template.py "$work/template"
+"$ccella" encode "$phantoms" --model "$work/template" -o "$work/latents" --split none --resume
+"$ccella" train denoiser "$work/latents" --model "$work/template" -o "$work/model" --set "regions=$phantoms/masks" --resume ${STEPS:+--steps "$STEPS"}
+echo "The trained model lies in $work/model."
