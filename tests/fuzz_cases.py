@@ -164,7 +164,7 @@ def _alike(value: object) -> st.SearchStrategy:
 def cards(draw: Callable) -> Case:
     """The tiny model's card with values changed, taken out and added, or with its text damaged."""
     import tomli_w
-    from conftest import CARD
+    from support.tiny_model import CARD
 
     document = json.loads(json.dumps(CARD))
     for _ in range(draw(st.integers(1, 3))):

@@ -35,9 +35,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 import conftest
+from support.stages import Stages
 from ccella.imaging import atomic
 
-stages, out, after = conftest.Stages(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
+stages, out, after = Stages(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 replace, count = os.replace, 0
 def dying(source, target):
     # Dies with a whole temporary file that has not got its name yet.

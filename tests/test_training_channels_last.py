@@ -58,3 +58,12 @@ def test_what_is_small_or_in_float32_is_left_to_pytorch() -> None:
     for x in (torch.randn(1, 4, 64, 64, 32), torch.randn(1, 4, 8, 8, 8).bfloat16()):
         given = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
         assert "NativeGroupNorm" in str(norm(given).grad_fn)
+
+
+def test_channels_last_keeps_values() -> None:
+    module = nn.Sequential(nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Linear(2, 2))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    use_channels_last(module)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert module[1].weight.is_contiguous(memory_format=torch.channels_last)
