@@ -27,6 +27,7 @@ from ccella.zoo.errors import CardError
 from ccella.zoo.family import load_family
 from ccella.zoo.forward import noise_schedule, predictor
 from ccella.zoo.loading import load_part, part_digests
+from ccella.zoo.modelcard import describe_model
 
 WIDTH, SHAPE = 16, (12, 4, 4, 2)
 TABLE = [999, 800, 600, 400, 200, 50]
@@ -157,6 +158,9 @@ def test_a_student_ends_in_a_folder_that_says_what_it_is(tiny_model: Path, laten
     assert (last["timesteps"], last["guidance_scale"], last["solver"]) == ([999, 400], 1.0, "DDIM")
     assert last["teacher"]["timesteps"] == TABLE
     assert last["denoiser"]["options"]["distill_steps"] == 2
+    text = describe_model(halved, "owner/name")
+    assert "teacher.denoiser.steps" in text
+    assert "options" not in text
 
 
 def test_a_step_of_a_student_is_one_evaluation(

@@ -85,13 +85,18 @@ def _images(card: Card) -> str:
 
 
 def _provenance(card: Card) -> str:
-    kept = {
-        part: {key: value for key, value in table.items() if key not in _LEFT_TO_THE_CARD}
-        for part, table in card.provenance.items()
-        if isinstance(table, Mapping)
-    }
     loose = {key: value for key, value in card.provenance.items() if not isinstance(value, Mapping)}
+    kept = {key: _abridge(value) for key, value in card.provenance.items() if isinstance(value, Mapping)}
     return _table(flatten_table(loose | kept, ""))
+
+
+def _abridge(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is left to the card, in the tables inside too: a student's holds those of its teacher."""
+    return {
+        key: _abridge(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if key not in _LEFT_TO_THE_CARD
+    }
 
 
 def _licence(card: Card) -> str:
