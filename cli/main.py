@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
+from ..imaging.errors import InputError
 from .errors import FAILED, report
 
 COMMANDS = {
@@ -96,9 +97,7 @@ def run(args: list[str] | None = None) -> int:
     """
     _set_environment()
     try:
-        if "" in (sys.argv[1:] if args is None else args):
-            # As a path it would mean the working directory, which nobody meant.
-            raise click.UsageError("An argument is empty; a variable in the command may be unset.")
+        _check_words(sys.argv[1:] if args is None else args)
         result = ccella.main(args=args, prog_name="ccella", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -109,6 +108,23 @@ def run(args: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report(error, _find_options(sys.argv[1:] if args is None else args))
     return result if isinstance(result, int) else 0
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuses what could become no path and no line of a manifest."""
+    if "" in words:
+        # As a path it would mean the working directory, which nobody meant.
+        raise click.UsageError("An argument is empty; a variable in the command may be unset.")
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            # Bytes that mean nothing in the locale, which Python carries along as halves of characters.
+            shown = word.encode(errors="replace").decode()
+            raise InputError(
+                f"The argument {shown!r} holds letters that this locale cannot read.",
+                "Set a locale of UTF-8, such as LC_ALL=C.UTF-8, or use a name of letters A to Z.",
+            ) from None
 
 
 def _find_options(words: list[str]) -> set[str]:

@@ -38,7 +38,7 @@ def pull_model(name: str, accepted: str | None, out: Path | None, as_json: bool)
     """
     card = find_weights(name)
     if out is not None and not any(part.checkpoint and not part.files for part in card.parts.values()):
-        raise InputError(f"No part of {name} is public as a checkpoint, so no folder is needed.", "Leave -o out.")
+        raise InputError(f"No part of {name} is public as a checkpoint, so no folder is needed.", "Pull it without -o.")
     _announce(card)
     accept_licence(card, accepted, _ask if sys.stdin.isatty() else None)
     with (

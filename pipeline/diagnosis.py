@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..zoo.cache import cache_folder
 from ..zoo.card import Card
+from ..zoo.loading import model_name
 from ..zoo.lock import hub_files
 from ..zoo.registry import availability
 
@@ -166,11 +167,15 @@ def _hub() -> Finding:
 
 def _model(card: Card) -> Iterator[Finding]:
     needs = availability(card)
-    missing = [file for _, file in hub_files(card) if file.size is None]
+    public = hub_files(card)
+    missing = [file for _, file in public if file.size is None]
+    pull = f"Run `ccella zoo pull {model_name(card)}`" if public else ""
+    make = "train or import the parts that are named" if needs.startswith("train") else ""
+    remedy = "; ".join(words for words in (pull, make) if words)
     unknown = f"; the size of {len(missing)} files on the Hub is not stated" if missing and needs != "ready" else ""
     yield Finding(
         f"{card.id}: weights", needs + unknown, needs == "ready" or None,
-        "" if needs == "ready" else f"Run `ccella zoo pull {card.id}`; train or import the parts that are named.",
+        "" if needs == "ready" else f"{remedy[0].upper()}{remedy[1:]}.",
     )  # fmt: skip
     if card.generation is not None:
         yield _fit(card)
@@ -199,7 +204,8 @@ def _fit(card: Card) -> Finding:
     if free is None:
         return Finding(f"{card.id}: fits", f"unknown: {numbers}; the free memory is not known")
     fits = needed <= free
+    slabs = "--memory, " if stage == "decode" else ""
     return Finding(
         f"{card.id}: fits", f"{'yes' if fits else 'no'}: {numbers}; {free / 2**30:.2f} GiB free", fits,
-        "" if fits else "Use --precision bf16, fewer --steps, or a device with more memory.",
+        "" if fits else f"Use {slabs}--precision bf16, or a device with more memory.",
     )  # fmt: skip

@@ -158,3 +158,14 @@ def test_interruption_exits_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert out == b""
     assert err.decode().strip().startswith("error: Interrupted.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are bytes elsewhere")
+@pytest.mark.parametrize("word", ["\u00f6ut".encode(), b"\xf6ut"])
+def test_an_argument_that_the_locale_cannot_read(word: bytes) -> None:
+    """As UTF-8 where the locale is ASCII, or as Latin-1 anywhere: refused before anything is made."""
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable.encode(), b"-m", b"ccella.cli.main", b"phantom", b"-n", b"1", b"-o", word]
+    done = subprocess.run(command, env=plain, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"locale cannot read" in done.stderr and b"LC_ALL=C.UTF-8" in done.stderr

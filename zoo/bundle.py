@@ -82,18 +82,19 @@ def write_bundle(card: WeightsCard, out: Path) -> tuple[Bundle, str]:
         What it holds, and the SHA-256 of the whole file.
 
     Raises:
-        WeightsMissingError: A file is not on this machine.
-        DigestMismatchError: A file is not what is pinned.
+        WeightsMissingError, DigestMismatchError: A file is not on this machine, or not what is pinned.
+        InputError: There is nothing to carry.
     """
     sources: dict[str, Path] = {}
     files: list[FileRef] = []
     listed: list[tuple[FileRef, Path]] = []
     remedy = f"With network access run: ccella zoo pull {model_name(card)}"
     for part in card.parts.values():
-        owner = f"{card.id}, part {part.name},"
-        listed += [(file, find_file(file, card.directory, owner, remedy)) for file in part.public_files]
+        listed += [(file, find_file(file, card.directory, f"{card.id},", remedy)) for file in part.public_files]
     if any(file.repo is None for file, _ in listed) or not card.directory.is_relative_to(Path(__file__).parent):
         listed.insert(0, (FileRef("card.toml", None, None, UNPINNED, None), card.directory / "card.toml"))
+    if not listed:
+        raise InputError(f"{card.id} has no weights to carry.", "The other host needs none either.")
     for file, path in listed:
         found = sha256_file(path)
         held = hold_pins(file)
@@ -104,11 +105,10 @@ def write_bundle(card: WeightsCard, out: Path) -> tuple[Bundle, str]:
         files.append(FileRef(file.path, file.repo, revision, found, path.stat().st_size))
     terms = {"id": card.licence.id, "name": card.licence.name, "url": card.licence.url}
     bundle = Bundle(card.id, terms, tuple(files))
-    document = {"schema": SCHEMA, **asdict(bundle)}
     with atomic_path(out) as temporary, temporary.open("wb") as raw:
         hashed = _HashingFile(raw)
         with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            text = json.dumps(document, ensure_ascii=False, indent=1).encode()
+            text = json.dumps({"schema": SCHEMA, **asdict(bundle)}, ensure_ascii=False, indent=1).encode()
             archive.addfile(_member(_LIST, len(text)), io.BytesIO(text))
             for digest, path in sorted(sources.items()):
                 with path.open("rb") as stream:

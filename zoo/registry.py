@@ -64,7 +64,13 @@ def find_weights(name: str) -> WeightsCard:
     extractors = {card.id: card for card in list_extractors()}
     if name in extractors and parse_model_name(name, set(extractors)).id == name:
         return extractors[name]
-    return find_card(name)
+    try:
+        return find_card(name)
+    except UnknownModelError as error:
+        near = difflib.get_close_matches(name, extractors, n=1, cutoff=0.4)
+        if not near:
+            raise
+        raise UnknownModelError(str(error), f"Did you mean the feature extractor {near[0]}? {error.remedy}") from None
 
 
 def _at_revision(card: Card, revision: str) -> Card:
