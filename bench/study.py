@@ -1,0 +1,88 @@
+"""Runs the phantom study, one process per core, and keeps its tables and figures under docs/.
+
+Resumes what is there. The core-hours are those of the trainings, as each run recorded them; phantoms and samples
+come on top.
+
+    python bench/study.py examples/study-phantom-short.toml -o runs/study-phantom-short --shards 2
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+from machine import report
+
+from ccella.study.definition import read_study
+from ccella.study.partitions import fraction_name
+from ccella.study.plan import plan_runs
+from ccella.study.report import describe_results, report_study
+from ccella.study.results import Results
+
+DOCS = Path(__file__).parents[1] / "docs" / "study"
+KEPT = ("tables/*.csv", "figures/*.png", "partitions.csv")
+
+
+def run_shards(study: Path, out: Path, shards: int) -> None:
+    """Starts the shards, each on a core and with one thread, and waits; ends the benchmark when one fails."""
+    cores = sorted(os.sched_getaffinity(0))
+    running = []
+    for number in range(shards):
+        command = [sys.executable, "-m", "ccella.cli.main", "study", "run", str(study), "-o", str(out)]
+        words = ["--shard", f"{number + 1}/{shards}"] if shards > 1 else []
+        process = subprocess.Popen(
+            [*command, *words], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        os.sched_setaffinity(process.pid, {cores[number % len(cores)]})
+        running.append(process)
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit(f"A shard ended with the exit codes {codes}; the same command goes on.")
+
+
+def figure_rows(results: Results) -> list[tuple[str, object]]:
+    """The area under the ROC curve of every point: mean over trials and interval over patients."""
+    rows: list[tuple[str, object]] = [("test exams", results.exams), ("positives", results.positives)]
+    for point in results.points():
+        values = results.values(point, "auc")
+        low, high = results.intervals[point, "auc"]
+        label = f"AUC, {point[0]}, pretraining {point[1]}, {fraction_name(point[2])} %"
+        rows.append((label, f"{sum(values) / len(values):.3f}  [{low:.3f}, {high:.3f}]"))
+    return rows
+
+
+def main() -> None:
+    """Reads the arguments, runs, and stores."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--docs", type=Path, default=DOCS)
+    options = parser.parse_args()
+    began = time.monotonic()
+    run_shards(options.study, options.out, options.shards)
+    wall_min = (time.monotonic() - began) / 60
+    study = read_study(options.study)
+    results, _ = report_study(study, options.out, options.out / "report.html")
+    cards = [run.folder(options.out) / "card.toml" for run in plan_runs(study)]
+    documents = [tomllib.loads(path.read_text(encoding="utf-8")) for path in cards]
+    hours = sum(document["provenance"]["classifier"]["seconds"] for document in documents) / 3600
+    for pattern in KEPT:
+        for file in sorted(options.out.glob(pattern)):
+            options.docs.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, options.docs / file.name)
+    shutil.copyfile(options.study, options.docs / "study.toml")
+    rows: list[tuple[str, object]] = [
+        ("runs", len(results.figures)),
+        ("trainings, core-hours", f"{hours:.2f}"),
+        (f"this command, {options.shards} shards, minutes", f"{wall_min:.1f}"),
+    ]
+    report("study", [*rows, *figure_rows(results)], describe_results(results))
+
+
+if __name__ == "__main__":
+    main()
