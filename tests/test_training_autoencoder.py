@@ -130,6 +130,14 @@ def test_patients_of_the_test_split_are_not_even_read(card: Card, tmp_path: Path
         train_autoencoder(card, exams, tmp_path / "out", options(steps=2), resume=True)
 
 
+def test_a_run_begun_without_splits_stays_without(card: Card, tmp_path: Path) -> None:
+    exams = write_exams(tmp_path, 4)
+    train_autoencoder(card, exams, tmp_path / "out", options(steps=2), split="none")
+    progress = train_autoencoder(card, exams, tmp_path / "out", options(steps=2), resume=True)
+    assert progress.changes == ()
+    assert not (tmp_path / "out/training/autoencoder/splits.csv").exists()
+
+
 def test_fine_tuning_starts_from_the_cards_weights(card: Card, tmp_path: Path) -> None:
     exams = write_exams(tmp_path, 3)
     train_autoencoder(card, exams, tmp_path / "first", options(steps=2))
