@@ -3,7 +3,8 @@
 # read-only root, no capabilities and no network, compared voxel by voxel with one made outside.
 #   BASE_IMAGE   image to build on                        [python:3.11-slim]
 #   TARGETS      targets to build; `runtime` is tried     [runtime]
-#   BUILD_FLAGS  further options of `buildah bud` or `podman build`, such as --build-arg TORCH_INDEX=... or --volume
+#   BUILD_FLAGS  further options of `buildah bud` or `podman build`, such as --build-arg TORCH_INDEX=... or --volume;
+#                --build-arg TORCH_LOCK= takes the torch that pip is configured for, not the public CUDA build
 # hadolint checks the Dockerfile where it is installed. Without podman (or buildah and root) nothing is built.
 set -eu
 

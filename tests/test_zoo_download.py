@@ -15,7 +15,9 @@ import pytest
 
 from ccella.zoo.cache import cache_folder
 from ccella.zoo.card import read_card
+from ccella.zoo.errors import WeightsMissingError
 from ccella.zoo.folder import write_card
+from ccella.zoo.loading import part_paths
 from ccella.zoo.registry import find_card
 
 _spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
@@ -365,6 +367,9 @@ def test_a_public_checkpoint_is_fetched_and_converted(hub, tiny_model, ccella, t
     model = tmp_path / "model"
     model.mkdir()
     write_card(model / "card.toml", document)
+    with pytest.raises(WeightsMissingError) as missing:
+        part_paths(read_card(model / "card.toml"), "autoencoder")
+    assert f"zoo pull {model} -o DIR" in missing.value.remedy
     told = ccella("pull", model, "--json")
     assert [row["part"] for row in records(told)] == ["autoencoder"], told.stderr
     assert f"--as {model} -o DIR" in told.stderr

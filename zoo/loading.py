@@ -40,10 +40,15 @@ def part_paths(card: Card, name: str) -> list[Path]:
     """
     part = card.part(name)
     if not part.files:
+        remedy = f"Train one with `ccella train` (template {card.id})"
+        if part.checkpoint is not None:
+            remedy = f"With network access run: ccella zoo pull {model_name(card)} -o DIR, then name DIR as the model."
+        elif card.generation is None:
+            remedy += "."
+        else:
+            remedy += ", convert one with `ccella zoo import`, or use the bundled ccella-pp/phantom."
         raise WeightsMissingError(
-            f"Model {card.id} has no weights for its {name}: {part.note or 'none are public.'}",
-            f"Train one with `ccella train` (template {card.id}), convert one with `ccella zoo import`, or use "
-            "the bundled ccella-pp/phantom.",
+            f"Model {card.id} has no weights for its {name}: {part.note or 'none are public.'}", remedy
         )
     remedy = f"With network access run: ccella zoo pull {model_name(card)}"
     return [find_file(file, card.directory, f"Model {card.id}, part {name},", remedy) for file in part.files]
