@@ -76,7 +76,8 @@ def _shares(document: Mapping[str, Any]) -> str:
     for name in SHARES:
         found, ceiling = (document[label]["figures"][name] for label in ("synthetic", "phantoms"))
         if found["value"] is not None and None not in found["interval"]:
-            rows.append(Interval(name.replace("_", " "), found["value"], *found["interval"], ceiling["value"]))
+            low, high = found["interval"]
+            rows.append(Interval(name.replace("_", " "), found["value"], low, high, ceiling["value"]))
     return figure(interval_chart(rows, x_label="value", x_range=UNIT), "Sampled exams. Rings: the ceiling.")
 
 
