@@ -66,6 +66,22 @@ def test_sigterm_saves_and_says_how_to_go_on(unbroken: Path, tmp_path: Path) -> 
     assert_same(load_file(tmp_path / "exported-12.safetensors"), load_file(unbroken / "exported-12.safetensors"))
 
 
+def test_two_runs_never_share_a_folder(unbroken: Path, tmp_path: Path) -> None:
+    refusals: list[str] = []
+
+    def intrude(line: str) -> None:
+        if line.startswith("step 2/"):
+            process = spawn([tmp_path, 8])
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 1
+            refusals.append(output)
+
+    run(tmp_path, log=intrude)
+    assert f"Another process is training in {run_folder(tmp_path, 'small')}." in refusals[0]
+    assert_same(final_state(tmp_path), final_state(unbroken))
+    assert rows(tmp_path) == rows(unbroken)
+
+
 def test_the_time_limit_saves_and_stops(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted, match="time limit after step 1"):
         run(tmp_path, stop_after_min=1e-9)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..imaging.errors import InputError
+from ..imaging.locks import FileLock, LockUnsupportedError
 from .checkpoints import Checkpoint, find_checkpoint, latest_checkpoint, save_checkpoint
 from .config import LoopTraining, plain_options, settle_length, write_config
 from .curves import Curves
@@ -40,8 +41,8 @@ def train(
         How the run ended.
 
     Raises:
-        InputError: The folder holds a run and `resume` is False, or the run to resume differs in an option, the card,
-            the data or the number of processes.
+        InputError: The folder holds a run and `resume` is False, another process trains there, or the run to resume
+            differs in an option, the card, the data or the number of processes.
         TrainingDivergedError: A loss or gradient is not finite; names the step and the items of the batch.
         TrainingInterrupted: SIGTERM, SIGINT or the time limit; a checkpoint was saved.
         OSError: The disk is full; the newest checkpoint is whole.
@@ -49,6 +50,7 @@ def train(
     refuse_existing(out, stage, resume)
     loop = _Loop(task, settle_length(options, len(task.ids)), out, stage, log)
     try:
+        loop.lock()
         loop.start(resume, allow)
         with Interruption() as interruption:
             return loop.run(interruption)
@@ -87,6 +89,21 @@ class _Loop:
         self.best: dict[str, Any] = {}
         self.changes: list[str] = []
         self.curves = Curves(None, 0)
+        self._lock: FileLock | None = None
+
+    def lock(self) -> None:
+        """Keeps other runs out of the folder, until `close` or the end of the process."""
+        if not self.main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "run.lock")
+        try:
+            free = self._lock.acquire()
+        except LockUnsupportedError:
+            self.log(f"{self.folder} lies on a file system without locks: take care that no other run trains there.")
+            return
+        if not free:
+            raise InputError(f"Another process is training in {self.folder}.", "Wait for it, or give another -o.")
 
     def start(self, resume: bool, allow: Collection[str]) -> None:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
@@ -140,6 +157,8 @@ class _Loop:
     def close(self) -> None:
         self.engine.feeder.close()
         self.curves.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _report(self, means: Means, rate_hz: float) -> None:
         row = means.take()
