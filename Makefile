@@ -52,7 +52,7 @@ $(TOOLS_STAMP): $(STAMP) requirements/tools.lock
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/ccella sample --prompt examples/report.txt -o demo --resume
+	@$(BIN)/ccella sample --prompt examples/report.txt -o demo --overwrite
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8

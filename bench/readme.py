@@ -10,6 +10,7 @@ from machine import RESULTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
+LETTERS = "ABCDEFGH"
 COMMANDS = {
     "command_time": "python bench/command_time.py",
     "autoencoder": "python bench/autoencoder.py --real EXAMS",
@@ -47,16 +48,24 @@ GOALS = {
 
 def table() -> str:
     """The results as a Markdown table, with the machines they came from."""
-    lines, machines = ["| figure | measured | goal |", "|---|---|---|"], set()
+    lines, machines = ["| figure | measured | goal |", "|---|---|---|"], list[str]()
     for name, command in COMMANDS.items():
         path = RESULTS / f"{name}.json"
         if not path.is_file():
             continue
         result = json.loads(path.read_text(encoding="utf-8"))
-        machines.add(result["machine"])
-        lines.append(f"| **`{command}`** | | |")
+        if result["machine"] not in machines:
+            machines.append(result["machine"])
+        lines.append(f"| **`{command}`** on machine {LETTERS[machines.index(result['machine'])]} | | |")
         lines += [f"| {label} | {value} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
-    return "\n".join([*lines, "", *(f"Machine: {machine}." for machine in sorted(machines)), ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *(f"- Machine {letter}: {machine}" for letter, machine in zip(LETTERS, machines, strict=False)),
+            "",
+        ]
+    )
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ def commands_page() -> str:
             lines.append(f"    {' '.join(path)} {words}\n")
         lines.append(_prose(command) + "\n")
         options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
-        told = [option.get_help_record(context) for option in options if option.name != "help"]
+        # What click adds by itself differs with who asked first.
+        told = [option.get_help_record(context) for option in options if "--help" not in option.opts]
         rows = [f"| `{_cell(record[0])}` | {_cell(record[1])} |" for record in told if record is not None]
         if rows and not isinstance(command, click.Group):
             lines += ["| option | meaning |", "|---|---|", *rows, ""]

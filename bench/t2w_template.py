@@ -35,7 +35,8 @@ def make_template(card: Card) -> dict[str, Any]:
     latent = document["latent"]
     latent["channels"] = latent["channels_per_image_channel"]
     # Measured on the training latents when training starts.
-    latent.pop("scale", None)
+    for name in ("scale", "mean", "std"):
+        latent.pop(name, None)
     denoiser = document["parts"]["denoiser"]
     denoiser.pop("files", None)
     denoiser["config"]["unet"] |= dict.fromkeys(SHAPED, latent["channels"])

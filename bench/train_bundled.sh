@@ -3,6 +3,7 @@
 # Every step resumes, so the script can be stopped and run again. The recipe's numbers stand in the model's card.
 #
 #   bench/train_bundled.sh [WORK]      (default runs/bundled; `CCELLA` names the command, default .venv/bin/ccella)
+#   COUNT=1000 STEPS=2500 bench/train_bundled.sh      a smaller run: this many exams, this many steps of the denoiser
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${1:-runs/bundled}
@@ -17,5 +18,6 @@ template=ccella-pp/phantom
 "$ccella" train text-encoder -o "$work/model" --resume
 "$ccella" encode "$work/phantoms" --model "$work/model" -o "$work/latents" --split none --resume
 # The loss weighs the lesions' places more: the options stand in the card, the masks came with the phantoms.
-"$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --set "regions=$work/phantoms/masks" --resume
+"$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --set "regions=$work/phantoms/masks" --resume \
+  ${STEPS:+--steps "$STEPS"}
 echo "The trained model lies in $work/model."

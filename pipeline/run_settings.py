@@ -48,15 +48,12 @@ class RunSettings:
         return run
 
     def difference(self) -> tuple[str, Any, Any] | None:
-        """Name, stored value and own value of the first setting in which the stored run and this one differ."""
+        """Name, stored value and own value of the first setting in which the stored run and this one differ.
+
+        A value within a table has the names on its path, with dots between them.
+        """
         run = self.read()
-        if run is None:
-            return None
-        old = run["settings"]
-        for name in sorted(old.keys() | self.settings.keys()):
-            if old.get(name) != self.settings.get(name):
-                return name, old.get(name), self.settings.get(name)
-        return None
+        return None if run is None else _first_difference(run["settings"], self.settings)
 
     def is_other_run(self) -> bool:
         """Whether a run is stored that differs from this one in a setting or in the number of shards."""
@@ -93,3 +90,13 @@ class RunSettings:
                 "versions": versions(),
             },
         )
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        inner = _first_difference(before, after) if isinstance(before, dict) and isinstance(after, dict) else None
+        return (name, before, after) if inner is None else (f"{name}.{inner[0]}", *inner[1:])
+    return None

@@ -26,7 +26,7 @@ def test_resume_completes_a_run_and_changes_nothing(stages, prompts, five, read_
     assert len(records) == 15 and seen == [(item.id, None) for item in prompts]
     with pytest.raises(RunFolderError, match="prompt 'Lesion left"):
         stages.sample([replace(prompts[0], text="other")], tmp_path / "o", run={"resume": True})
-    with pytest.raises(RunFolderError, match="has sampler ="):
+    with pytest.raises(RunFolderError, match=r"has sampler\.steps = 3, but this one has 2"):
         stages.sample(prompts, tmp_path / "o", steps=2, run={"resume": True})
 
 

@@ -145,6 +145,11 @@ def test_resume_refuses_other_settings_and_names_them(tmp_path):
         open_run(tmp_path, resume=True, settings={**SETTINGS, "steps": 5})
     with pytest.raises(RunFolderError, match='command = "sample", but this one has "decode"'):
         RunFolder(tmp_path, command="decode", settings=SETTINGS, resume=True)
+    # Of a table, the value that differs and not the whole: a model is named with all its files.
+    with open_run(tmp_path / "m", settings={"model": {"id": "a", "files": {"x": "1", "y": "2"}}}) as run:
+        add(run, "p")
+    with pytest.raises(RunFolderError, match=r'model\.files\.y = "2", but this one has "3"'):
+        open_run(tmp_path / "m", settings={"model": {"id": "a", "files": {"x": "1", "y": "3"}}}, resume=True)
     # A tuple is what JSON calls a list.
     with open_run(tmp_path / "t", settings={"table": (1, 2)}) as run:
         add(run, "p")
