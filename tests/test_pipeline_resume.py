@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ccella.imaging.errors import InputError
 from ccella.pipeline.errors import ItemsFailedError, RunFolderError
@@ -58,7 +59,9 @@ def test_kill_minus_nine_then_resume(stages, prompts, read_files, largest_differ
     stages.sample(prompts, reference, batch_size=2)
     out = tmp_path / "o"
     command = [sys.executable, "-c", KILLED, str(tiny_model), str(out), "15", str(Path(__file__).parent)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, capture_output=True)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False, capture_output=True
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert any(path.name.endswith(".part") for path in out.rglob("*"))
     whole = read_files(reference)
