@@ -36,6 +36,7 @@ COMMANDS = {
 GOALS = {
     "ccella --help": "0.3 s",
     "ccella zoo list": "0.3 s",
+    "ccella doctor": "5 s",
     "ccella sample, one report": "20 s and 3 GB",
     "ccella phantom, 100 exams of 96x96x32": "60 s",
     "generated: lesion_auc": "0.90",
@@ -43,6 +44,11 @@ GOALS = {
     "generated: zone_accuracy": "0.80",
     "class head AUC": "0.95",
     "ratio to the paper's algorithm": "30x",
+    "t2w PSNR": "32 dB",
+    "hbv PSNR": "32 dB",
+    "adc PSNR": "32 dB",
+    "ccella fp32": "0.9 of plain fp32",
+    "ccella bf16, channels last": "0.5 of plain fp32",
 }
 
 
