@@ -52,6 +52,11 @@ GOALS = {
 }
 
 
+def show(value: object) -> str:
+    """A figure as the benchmarks print it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def table() -> str:
     """The results as a Markdown table, with the machines they came from."""
     lines, machines = ["| figure | measured | goal |", "|---|---|---|"], list[str]()
@@ -63,7 +68,7 @@ def table() -> str:
         if result["machine"] not in machines:
             machines.append(result["machine"])
         lines.append(f"| **`{command}`** on machine {LETTERS[machines.index(result['machine'])]} | | |")
-        lines += [f"| {label} | {value} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
+        lines += [f"| {label} | {show(value)} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
     return "\n".join(
         [
             *lines,

@@ -190,7 +190,8 @@ def measure(options: argparse.Namespace, sampler: str, steps: int, phantoms: Pat
     fidelity = compare_sets(real, volume_features(out, options.model, options.extractor))
     prompt = evaluate_prompt(out, phantoms)
     row = {
-        "sampler": sampler, "steps": steps, "published": sampler == PAPER, "seconds": seconds, **fidelity,
+        "sampler": sampler, "steps": steps, "published": (sampler, steps) == (PAPER, options.published_steps),
+        "seconds": seconds, **fidelity,
         "prompt": {name: prompt["synthetic"]["figures"][name]["value"] for name in PROMPT_FIGURES},
         "prompt_intervals": {name: prompt["synthetic"]["figures"][name]["interval"] for name in PROMPT_FIGURES},
         "ceiling": {name: prompt["phantoms"]["figures"][name]["value"] for name in PROMPT_FIGURES},
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--model", default="ccella-pp/phantom")
     parser.add_argument("--work", type=Path, default=Path("runs/samplers"))
     parser.add_argument("-n", type=int, default=200, help="reports, 10 or more")
-    parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc")
+    parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc,ddpm")
     parser.add_argument("--steps", default="5,8,12,20,50", help="numbers of steps")
     parser.add_argument("--student", help="a student of the model, for a row of its own")
     parser.add_argument("--published-steps", type=int, default=1000, help="steps of the published sampler")

@@ -132,12 +132,7 @@ def export_graph(
     """
     folder = card.directory if folder is None else folder
     where = choose_onnx_device(device)
-    provider = choose_provider("auto", where)
-    if precision == "bf16" and provider == "cpu":
-        raise InputError(
-            "An export in bf16 is checked on a GPU: ONNX Runtime does not compute in it on a CPU.",
-            "Use --precision fp32 or fp16, or export on a machine with an NVIDIA GPU.",
-        )
+    provider = _choose_checker(precision, where)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     name = f"{stem(graph.name, precision)}.onnx"
     limit = TOLERANCES[precision] if tolerance is None else tolerance
@@ -148,20 +143,14 @@ def export_graph(
         inputs = {row.name: row.shape for row in graph.inputs}
         net = OnnxNet(scratch / name, axes, provider=provider, device=where)
         checks = _compare(card, graph, net, precision)
-        worst = max(checks, key=lambda check: float(check["error"]))
-        if not worst["error"] <= limit:
+        error = max(float(check["error"]) for check in checks)
+        if not error <= limit:
             raise ParityError(
-                f"The ONNX {graph.name} in {precision} differs from PyTorch by {worst['error']:.1e} of the largest "
+                f"The ONNX {graph.name} in {precision} differs from PyTorch by {error:.1e} of the largest "
                 f"output, which is more than {limit:.0e}; it was not written.",
                 "Use --precision fp32, and report it if that fails too.",
             )
-        files = sorted(scratch.iterdir(), key=lambda path: path.name != name)
-        digests = {path.name: sha256_file(path) for path in files}
-        for path in reversed(files):
-            final = onnx_path(folder, graph.name, precision).with_name(path.name)
-            remove_remains([final])
-            with atomic_path(final) as temporary:
-                path.replace(temporary)
+        digests = _place_files(scratch, onnx_path(folder, graph.name, precision))
     record = GraphRecord(
         graph=graph.name,
         precision=precision,
@@ -171,16 +160,40 @@ def export_graph(
         inputs=inputs,
         opset=opset,
         tolerance=limit,
-        max_error=float(worst["error"]),
+        max_error=error,
         checks=checks,
-        versions={
-            **{library: version(library) for library in LIBRARIES},
-            # Two packages provide it, so its name says nothing of which is installed.
-            "onnxruntime": import_onnxruntime().__version__,
-        },
+        versions=_versions(),
     )
     write_record(folder, record)
     return record
+
+
+def _choose_checker(precision: str, device: torch.device) -> str:
+    """The provider that executes the graph for the comparison."""
+    provider = choose_provider("auto", device)
+    if precision == "bf16" and provider == "cpu":
+        raise InputError(
+            "An export in bf16 is checked on a GPU: ONNX Runtime does not compute in it on a CPU.",
+            "Use --precision fp32 or fp16, or export on a machine with an NVIDIA GPU.",
+        )
+    return provider
+
+
+def _place_files(scratch: Path, graph: Path) -> dict[str, str]:
+    """Gives finished files their final names, the graph itself last; their digests."""
+    files = sorted(scratch.iterdir(), key=lambda path: path.name != graph.name)
+    digests = {path.name: sha256_file(path) for path in files}
+    for path in reversed(files):
+        final = graph.with_name(path.name)
+        remove_remains([final])
+        with atomic_path(final) as temporary:
+            path.replace(temporary)
+    return digests
+
+
+def _versions() -> dict[str, str]:
+    # Two packages provide ONNX Runtime, so its name says nothing of which is installed.
+    return {library: version(library) for library in LIBRARIES} | {"onnxruntime": import_onnxruntime().__version__}
 
 
 def _write_onnx(card: Card, graph: Graph, precision: str, path: Path) -> int:

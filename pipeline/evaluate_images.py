@@ -75,13 +75,10 @@ def evaluate_images(
     """
     sources = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
     sets = open_sets(sources, sequences=sequences, template=template, own_grid=own_grid)
-    drawn: dict[str, Sequence[int]] = dict(
-        zip(
-            ("real", "synthetic"),
-            (i.tolist() for i in draw_equal(sets["real"], sets["synthetic"], count, seed)),
-            strict=True,
-        )
-    )
+    chosen = draw_equal(sets["real"], sets["synthetic"], count, seed)
+    drawn: dict[str, Sequence[int]] = {
+        name: rows.tolist() for name, rows in zip(("real", "synthetic"), chosen, strict=True)
+    }
     _check_size(sets["real"], extractors)
     total, done = sum(len(images) for images in sets.values()), 0
 
@@ -94,12 +91,19 @@ def evaluate_images(
         name: summarise_set(images, drawn.get(name, []), extractors, seed=seed, on_item=finish)
         for name, images in sets.items()
     }
+    document = _document(sets, summaries, extractors, seed) | {"n": len(drawn["real"])}
+    return ImageEvaluation(document, sets, summaries)
+
+
+def _document(
+    sets: dict[str, ImageSet], summaries: dict[str, Summary], extractors: Sequence[Extractor], seed: int
+) -> dict[str, Any]:
+    """All figures, with what is needed to repeat them."""
     spec = sets["real"].spec
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "images",
         "sets": {name: _describe(images) for name, images in sets.items()},
-        "n": len(drawn["real"]),
         "seed": seed,
         "grid": {"shape": list(spec.shape), "spacing_mm": list(spec.spacing_mm or ())},
         "intensity": {channel.name: dict(channel.intensity) for channel in spec.channels},
@@ -116,7 +120,7 @@ def evaluate_images(
         },
     }
     document["flagged"] = sorted({i for s in document["sequences"].values() for i in s["memorisation"]["flagged"]})
-    return ImageEvaluation(document, sets, summaries)
+    return document
 
 
 def _check_size(images: ImageSet, extractors: Sequence[Extractor]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.previews import mosaic
+from .correlations import correlation_figure
 from .evaluate_images import ImageEvaluation
 from .evaluation_tables import image_rows, number
 from .image_features import BINS
@@ -106,19 +107,7 @@ def _kids(views: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _memorisation(evaluation: ImageEvaluation, name: str, place: int) -> list[str]:
     result = evaluation.document["sequences"][name]["memorisation"]
-    groups = {label: np.array(result["correlations"][label]) for label in ("synthetic", "independent")}
-    low = min(float(values.min()) for values in groups.values())
-    edges = np.linspace(low, 1.0, 31)
-    lines = {}
-    for label, values in groups.items():
-        shares = np.histogram(values, edges)[0] / len(values)
-        lines[label] = [((a + b) / 2, float(s)) for a, b, s in zip(edges[:-1], edges[1:], shares, strict=True)]
-    chart = line_chart(
-        lines, x_label="largest correlation with a training exam", y_label="share",
-        marks={f"threshold {number(result['threshold'])}": result["threshold"]},
-    )  # fmt: skip
-    caption = f"Independent: {result['independent']['source']}. Above the threshold an exam is a suspected copy."
-    return [side_by_side(figure(chart, caption), *_pairs(evaluation, result, place))]
+    return [side_by_side(correlation_figure(result), *_pairs(evaluation, result, place))]
 
 
 def _pairs(evaluation: ImageEvaluation, result: dict[str, Any], place: int) -> list[str]:

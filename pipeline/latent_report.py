@@ -9,12 +9,11 @@ import numpy as np
 from ..imaging.previews import mosaic
 from ..zoo.record import Record
 from ..zoo.runs import read_run
+from .correlations import correlation_figure
 from .evaluation_tables import audit_rows, number
 from .latents import read_latent
-from .report_charts import line_chart
 from .report_page import figure, heading, paragraph, picture, side_by_side, table, write_page
 
-BINS = 30
 PAIRS = 4
 CHANNELS = 3
 SLICES = 5
@@ -42,7 +41,7 @@ def write_latent_report(path: Path, document: Mapping[str, Any]) -> None:
         heading("Figures"),
         table(("figure", "n", "value", "low", "high", "independent"), audit_rows(document)),
         heading("Memorisation"),
-        side_by_side(_correlations(document), *_pairs(document)),
+        side_by_side(correlation_figure(document["memorisation"]), *_pairs(document)),
         heading("Exams"),
         table(COLUMNS, exam_rows(document)),
     ]
@@ -60,21 +59,6 @@ def exam_rows(document: Mapping[str, Any]) -> list[tuple[object, ...]]:
         turned, copy = ("yes" if said else "" for said in (pair["mirrored_axes"], identifier in document["flagged"]))
         rows.append((identifier, pair["training_id"], number(correlation), turned, copy))
     return rows
-
-
-def _correlations(document: Mapping[str, Any]) -> str:
-    audit = document["memorisation"]
-    groups = {label: np.array(audit["correlations"][label]) for label in ("synthetic", "independent")}
-    edges = np.linspace(min(float(values.min()) for values in groups.values()), 1.0, BINS + 1)
-    lines = {}
-    for label, values in groups.items():
-        shares = np.histogram(values, edges)[0] / len(values)
-        lines[label] = [((a + b) / 2, float(s)) for a, b, s in zip(edges[:-1], edges[1:], shares, strict=True)]
-    chart = line_chart(
-        lines, x_label="largest correlation with a training exam", y_label="share",
-        marks={f"threshold {number(audit['threshold'])}": audit["threshold"]},
-    )  # fmt: skip
-    return figure(chart, f"Independent: {audit['independent']['source']}. Above the threshold: a suspected copy.")
 
 
 def _pairs(document: Mapping[str, Any]) -> list[str]:

@@ -121,10 +121,11 @@ def choose_settings(
     except ValueError as error:
         raise InputError(str(error), "Change the sampler's options.") from error
     own = card.sampler
-    if own.distilled and (name, table, share) != (own.name, own.timesteps, own.eta):
+    if own.distilled and (name, table, share, scale) != (own.name, own.timesteps, own.eta, own.guidance_scale):
         raise InputError(
-            f"Model {card.id} is a student of {own.steps} steps: it knows its own timestep table and sampler alone.",
-            "Leave out --sampler, --steps and the like, or sample with its teacher.",
+            f"Model {card.id} is a student of {own.steps} steps: it knows its own timestep table, sampler and guidance "
+            "alone.",
+            "Leave out --sampler, --steps, --guidance and the like, or sample with its teacher.",
         )
     return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)
 

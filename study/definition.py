@@ -1,6 +1,5 @@
 """A study as its file describes it."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ..imaging.errors import InputError
 from ..zoo.errors import CardError
-from ..zoo.tables import Table
+from ..zoo.tables import Table, read_user_toml
 
 SCHEMA = 1
 PRETRAINING = ("real", "synthetic", "none")
@@ -80,12 +79,7 @@ def read_study(path: Path) -> Study:
     Raises:
         InputError: The file is missing, is not TOML, lacks a key, or has a key or value that means nothing.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Study file {path} cannot be read: {error.strerror}.", "Check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Study file {path} is not valid TOML: {error}.", "Correct the file.") from error
+    document = read_user_toml(path, "Study file", "Check the path.")
     try:
         return _parse(Table(document, path))
     except CardError as error:

@@ -188,7 +188,7 @@ def test_a_student_samples_with_its_own_table_alone(tiny_model: Path) -> None:
     own = {"name": "ddim", "steps": 2, "timesteps": [999, 400], "guidance_scale": 1.0, "distilled": True}
     student = make_card(tiny_model, **own)
     assert choose_settings(student).timesteps == choose_settings(student, steps=2).timesteps == (999, 400)
-    for other in ({"steps": 3}, {"sampler": "unipc"}, {"eta": 0.5}, {"timesteps": [400]}, {"preset": "fast"}):
+    for other in ({"steps": 3}, {"sampler": "unipc"}, {"eta": 0.5}, {"timesteps": [400]}, {"guidance_scale": 2.0}):
         with pytest.raises(InputError, match="is a student of 2 steps: it knows its own timestep table") as caught:
             choose_settings(student, **other)  # type: ignore[arg-type]
         assert "sample with its teacher" in caught.value.remedy

@@ -14,7 +14,6 @@ model of the zoo (its card's own [training]) or a file of `training/recipes`.
 
 import copy
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from ..imaging.errors import InputError
 from ..zoo.card import Card, parse_card
 from ..zoo.registry import list_cards
+from ..zoo.tables import read_user_toml
 
 STAGES = ("autoencoder", "text_encoder", "denoiser", "classifier")
 FOLDER = Path(__file__).parent / "recipes"
@@ -122,12 +122,7 @@ def _read_one(wanted: str, name: str) -> Recipe:
 
 
 def _parse(source: str, path: Path) -> Recipe:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Config file {path} cannot be read: {error.strerror}.", "Check --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Config file {path} is not valid TOML: {error}.", "Correct the file.") from error
+    document = read_user_toml(path, "Config file", "Check --config.")
     base = document.pop(_BASE, None)
     if base is not None and not isinstance(base, str):
         raise InputError(f"{path}: {_BASE} is {base!r}.", "Give the name of a recipe.")

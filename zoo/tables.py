@@ -1,11 +1,32 @@
 """Typed reading of TOML tables: every error names the file, the key and the value."""
 
 import difflib
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..imaging.errors import InputError
 from .errors import CardError
+
+
+def read_user_toml(path: Path, title: str, remedy: str) -> dict[str, Any]:
+    """A TOML file that the user names, such as a config file.
+
+    Args:
+        path: The file.
+        title: What it is, for messages.
+        remedy: What to do where it cannot be read.
+
+    Raises:
+        InputError: The file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{title} {path} cannot be read: {error.strerror}.", remedy) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{title} {path} is not valid TOML: {error}.", "Correct the file.") from error
 
 
 class Table:

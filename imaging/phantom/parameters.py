@@ -64,10 +64,6 @@ class Parameters:
     lesions: Mapping[int, LesionContrast]
     institutions: Mapping[int, Acquisition]
 
-    def tissue_index(self, name: str) -> int:
-        """Position of a tissue in the tissue maps."""
-        return list(self.tissues).index(name)
-
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

@@ -77,11 +77,6 @@ COMPARISON = {
     ),
     False: ("none", "no prior [MRI|imaging] available", "no [previous|earlier] studies"),
 }
-
-DESCRIBED_ABOVE = (
-    "{count} [suspicious |]{noun} as described, [overall |]{pirads}",
-    "{pirads} [overall|], {count} {noun} [see above|]",
-)
 NO_TITLE_RATE = 0.75
 TITLES = ("[MRI of the prostate|MR prostate|prostate MRI|bpMRI prostate][ without contrast|]",)
 
