@@ -3,7 +3,9 @@
 import copy
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +171,14 @@ def test_shards_at_the_same_time_and_one_that_is_killed(done: Path, folder: Path
     """Two processes on one folder; one dies amid the phantoms, the other makes all exams; the result is that of one."""
     out = tmp_path / "study"
     words = ["study", "run", str(folder / "study.toml"), "-o", str(out), "--device", "cpu", "--shard"]
-    first = program.start(*words, "1/2", cwd=tmp_path, at={"rename": 30, "do": "SIGKILL"})
-    second = program.start(*words, "2/2", cwd=tmp_path)
-    assert first.wait().code == -9
+    first = program.start(*words, "1/2", cwd=tmp_path, at={"rename": 30, "do": "SIGSTOP"})
+    first.wait_until_stopped()
+    second = program.start(*words, "2/2", cwd=tmp_path, at={"rename": 5, "do": "SIGSTOP"})
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait().code == -signal.SIGKILL
+    second.wait_until_stopped()
     twin = program.run(*words, "2/2", cwd=tmp_path)
+    os.kill(second.pid, signal.SIGCONT)
     ended = second.wait()
     assert ended.code == 0, ended.err
     assert "5 of 10 runs are done; the others are left out." in ended.err
