@@ -1,7 +1,8 @@
 """The exams of a study: found, made as phantoms, or sampled from reports."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +137,10 @@ def _sample(
         if len(done) * 10 // len(items) > (len(done) - 1) * 10 // len(items):
             say(f"sampled {len(done)} of {len(items)} exams")
 
-    with RunFolder(folder, command="sample", settings=recorded, resume=True, shard=shard, warn=say) as run:
+    with (
+        _for_the_study(folder),
+        RunFolder(folder, command="sample", settings=recorded, resume=True, shard=shard, warn=say) as run,
+    ):
         records = sample(
             items, card, text_encoder=load_text_encoder(card, device=str(runtime.device)),
             denoiser=runtime.load(card, "denoiser"), autoencoder=runtime.load(card, "autoencoder"), run=run,
@@ -144,3 +148,17 @@ def _sample(
         )  # fmt: skip
         for _ in records:
             pass
+
+
+@contextmanager
+def _for_the_study(folder: Path) -> Iterator[None]:
+    """A run folder's remedies name options of `ccella sample`, which `ccella study` has not."""
+    from ..pipeline.errors import RunFolderError
+
+    try:
+        yield
+    except RunFolderError as error:
+        remedy = f"Remove {folder} to have its exams sampled anew, or give another study folder with -o."
+        if isinstance(error.__cause__, OSError):
+            remedy = "Make room or set permissions, then give the same command again."
+        raise RunFolderError(str(error), remedy) from error.__cause__

@@ -156,6 +156,22 @@ def test_a_folder_of_another_study_is_refused(done: Path, folder: Path, tmp_path
         collect_results(read_study(other), tmp_path / "empty")
 
 
+def test_samples_of_another_sampler_are_refused_with_a_remedy_that_a_study_has(
+    done: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    shutil.copytree(done, out)
+    shutil.rmtree(out / "runs" / "bpmri" / "synthetic")
+    samples = out / "data" / "synthetic-bpmri"
+    recorded = json.loads((samples / "run.json").read_text(encoding="utf-8"))
+    recorded["settings"]["precision"] = "bf16"
+    (samples / "run.json").write_text(json.dumps(recorded), encoding="utf-8")
+    assert ccella(["study", "run", str(folder / "study.toml"), "-o", str(out), "--device", "cpu"]) == 2
+    message = capsys.readouterr().err
+    assert f"Remove {samples} to have its exams sampled anew" in message
+    assert "--" not in message.split("error: ")[1]
+
+
 def test_shards_share_out_every_run_and_need_no_other_shards_weights() -> None:
     runs = list(plan_runs(read_study(Path(__file__).parents[1] / "examples" / "study-phantom.toml")))
     for count in (1, 2, 3, 50):
