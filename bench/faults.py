@@ -34,7 +34,7 @@ class Trial:
 
     Args:
         base: An empty folder.
-        program: Runs commands (tests/command_server.py).
+        program: Runs commands (tests/support/command_server.py).
     """
 
     def __init__(self, base: Path, program: "object") -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
     os.environ.pop("CCELLA_MODEL", None)
-    from command_server import Program
+    from support.command_server import Program
 
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / part for part in ("base", "scratch", "streams")]

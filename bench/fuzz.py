@@ -25,10 +25,10 @@ ADDRESS_SPACE = 12 * 2**30
 
 def fuzz(kind: str, count: int, seed: int, sandbox: "object") -> tuple[Counter, list[tuple[str, str]]]:
     """Exit codes, and what broke a rule: the fault and the case."""
-    from fuzz_cases import KINDS
-    from fuzzing import Hang, find_fault
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
+    from support.fuzz_cases import KINDS
+    from support.fuzzing import Hang, find_fault
 
     codes: Counter = Counter()
     faults = []
@@ -66,7 +66,7 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     import conftest
-    from fuzzing import Sandbox
+    from support.fuzzing import Sandbox
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,13 +1,12 @@
 """Fixtures shared by several rooms."""
 
-import importlib.util
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import command_server
 from support.stages import Stages
 from support.tiny_model import write_tiny_exams, write_tiny_model
 
@@ -137,13 +136,6 @@ def five(stages, prompts, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
     """The command line in processes that can be killed at an exact place; see command_server.py."""
-    spec = importlib.util.spec_from_file_location("command_server", Path(__file__).with_name("command_server.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    program = module.Program(tmp_path_factory.mktemp("streams"))
+    program = command_server.Program(tmp_path_factory.mktemp("streams"))
     yield program
     program.close()

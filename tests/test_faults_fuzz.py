@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz_cases import KINDS
-from fuzzing import Sandbox, find_fault
+from support.fuzz_cases import KINDS
+from support.fuzzing import Sandbox, find_fault
 
 EXAMPLES = {"prompts": 80, "ids": 30, "manifests": 100, "cards": 50, "volumes": 40, "options": 60}
 

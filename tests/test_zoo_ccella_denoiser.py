@@ -5,21 +5,11 @@ import math
 
 import pytest
 import torch
+from support.small_networks import SMALL_ADAPTER, SMALL_UNET
 from torch import nn
 
 from ccella.zoo.families.ccella.adapter import AdaptiveNorm, embed_timestep
 from ccella.zoo.families.ccella.denoiser import build_denoiser, scale_logits
-
-SMALL_ADAPTER = {"width": 32, "text_width": 12, "latents": 5, "heads": 4, "blocks": 3, "class_hidden": 8}
-SMALL_UNET = {
-    "in_channels": 12,
-    "out_channels": 12,
-    "channels": [8, 16, 16],
-    "num_res_blocks": [1, 1, 1],
-    "attention_levels": [False, True, True],
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-}
 
 
 def small_denoiser(seed=0, adapter=None, unet=None, **config):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.small_networks import SMALL_ADAPTER, SMALL_UNET
 
 from ccella.zoo.errors import CardError
 from ccella.zoo.families.ccella.autoencoder import build_autoencoder
@@ -16,16 +17,6 @@ from ccella.zoo.families.ccella.unet import UNet
 DATA = Path(__file__).parent / "data"
 FULL_AUTOENCODER = {"channels": [64, 128, 256], "num_res_blocks": [2, 2, 2]}
 SMALL_AUTOENCODER = {"channels": [8, 16, 16], "num_res_blocks": [1, 2, 1], "norm_num_groups": 4}
-SMALL_ADAPTER = {"width": 32, "text_width": 12, "latents": 5, "heads": 4, "blocks": 3, "class_hidden": 8}
-SMALL_UNET = {
-    "in_channels": 12,
-    "out_channels": 12,
-    "channels": [8, 16, 16],
-    "num_res_blocks": [1, 1, 1],
-    "attention_levels": [False, True, True],
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-}
 
 
 def full_denoiser(channels):

@@ -1,7 +1,6 @@
 """Pulling: a real client against a small real server, whole and broken; each fault has its sentence and exit code."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import hub_server as server
 
 from ccella.zoo.cache import cache_folder
 from ccella.zoo.card import read_card
@@ -19,11 +19,6 @@ from ccella.zoo.errors import WeightsMissingError
 from ccella.zoo.folder import write_card
 from ccella.zoo.loading import part_paths
 from ccella.zoo.registry import find_card
-
-_spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-server = importlib.util.module_from_spec(_spec)
-sys.modules["hub_server"] = server
-_spec.loader.exec_module(server)
 
 REPO = "lab/encoder"
 SMALL = b'{"model_type": "t5"}'

@@ -1,25 +1,20 @@
 """Publishing: a real client against a small real server; what is refused has its sentence and its exit code."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from support import hub_upload_server as server
 
 from ccella.zoo.card import read_card
 from ccella.zoo.errors import DigestMismatchError, UnknownModelError
 from ccella.zoo.modelcard import describe_model, flatten_table
 from ccella.zoo.publishing import prepare_upload
 from ccella.zoo.registry import find_card
-
-_spec = importlib.util.spec_from_file_location("hub_upload_server", Path(__file__).with_name("hub_upload_server.py"))
-server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(server)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,11 @@
 """Strategies for cases: prompts, ids, manifests, cards, headers of volumes, option combinations."""
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fuzz_volumes import NIFTI, volumes
-from fuzzing import Case
+from support.fuzz_volumes import NIFTI, volumes
+from support.fuzzing import Case
 
 OUT = ("-o", "out", "-q")
 MODEL = ("--model", "./model")

@@ -3,15 +3,11 @@
 import gzip
 import json
 import struct
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fuzzing import Case
+from support.fuzzing import Case
 
 
 def _nifti() -> bytes:
