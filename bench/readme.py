@@ -1,5 +1,7 @@
 """Puts the stored results of the benchmarks into README.md, between its markers.
 
+Of benchmarks that print many rows README has the ones that sum them up; docs/figures.md has all rows.
+
 python bench/readme.py
 """
 
@@ -8,7 +10,16 @@ from pathlib import Path
 
 from machine import RESULTS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+ALL = ROOT / "docs" / "figures.md"
+INTRODUCTION = "# Figures\n\nEvery row that a command under `bench/` printed; made by `python bench/readme.py`.\n\n"
+# Rows that stand in README, by how they begin, of benchmarks with too many for it.
+SUMMARIES = {
+    "faults": ("faults", "lost"),
+    "study": ("runs", "trainings", "test exams", "positives"),
+    "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of a"),
+}
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
 LETTERS = "ABCDEFGH"
 COMMANDS = {
@@ -24,6 +35,7 @@ COMMANDS = {
     "metrics_agreement": "python bench/metrics_agreement.py",
     "evaluate_images": "python bench/evaluate_images.py",
     "memorisation": "python bench/memorisation.py",
+    "study": "python bench/study.py examples/study-phantom-short.toml -o runs/study-phantom-short",
     "paper_algorithm": "python bench/paper_algorithm.py",
     "samplers": "python bench/samplers.py",
     "decode": "python bench/decode.py",
@@ -57,8 +69,8 @@ def show(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table() -> str:
-    """The results as a Markdown table, with the machines they came from."""
+def table(whole: bool) -> str:
+    """The results as a Markdown table, all rows or README's, with the machines they came from."""
     lines, machines = ["| figure | measured | goal |", "|---|---|---|"], list[str]()
     for name, command in COMMANDS.items():
         path = RESULTS / f"{name}.json"
@@ -68,7 +80,12 @@ def table() -> str:
         if result["machine"] not in machines:
             machines.append(result["machine"])
         lines.append(f"| **`{command}`** on machine {LETTERS[machines.index(result['machine'])]} | | |")
-        lines += [f"| {label} | {show(value)} | {GOALS.get(label, '')} |" for label, value in result["figures"].items()]
+        chosen = ("",) if whole else SUMMARIES.get(name, ("",))
+        lines += [
+            f"| {label} | {show(value)} | {GOALS.get(label, '')} |"
+            for label, value in result["figures"].items()
+            if label.startswith(chosen)
+        ]
     return "\n".join(
         [
             *lines,
@@ -80,10 +97,12 @@ def table() -> str:
 
 
 def main() -> None:
+    """Writes both files."""
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[1]
-    README.write_text(before + START + "\n" + table() + "\n" + END + after, encoding="utf-8")
+    README.write_text(before + START + "\n" + table(whole=False) + "\n" + END + after, encoding="utf-8")
+    ALL.write_text(INTRODUCTION + table(whole=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine import report
@@ -21,9 +22,11 @@ from ccella.study.definition import read_study
 from ccella.study.partitions import fraction_name
 from ccella.study.plan import plan_runs
 from ccella.study.report import describe_results, report_study
-from ccella.study.results import Results
+from ccella.study.results import FIGURES, Difference, Results
 
 DOCS = Path(__file__).parents[1] / "docs" / "study"
+PAGE = "README.md"
+START, END = "<!-- results -->\n", "<!-- end of results -->"
 KEPT = ("tables/*.csv", "figures/*.png", "partitions.csv")
 
 
@@ -55,6 +58,55 @@ def figure_rows(results: Results) -> list[tuple[str, object]]:
     return rows
 
 
+def describe_points(results: Results) -> list[str]:
+    """Both figures of every point as a Markdown table."""
+    lines = ["| sequences | pretraining | % of institution 2 | average precision | AUC |", "|---|---|---|---|---|"]
+    for point in results.points():
+        cells = []
+        for figure in FIGURES:
+            values = results.values(point, figure)
+            low, high = results.intervals[point, figure]
+            cells.append(f"{sum(values) / len(values):.3f} [{low:.3f}, {high:.3f}]")
+        lines.append("| " + " | ".join([point[0], point[1], fraction_name(point[2]), *cells]) + " |")
+    return lines
+
+
+def describe_differences(differences: Sequence[Difference]) -> list[str]:
+    """The differences of the AUC as a Markdown table; bold where the interval leaves zero out."""
+    lines = ["| difference | % of institution 2 | AUC | p, corrected |", "|---|---|---|---|"]
+    for each in differences:
+        if each.figure != "auc":
+            continue
+        one, other = each.minuend, each.subtrahend
+        # What both have in common is said once.
+        names = (f"{one[0]}: {one[1]} - {other[1]}", f"{one[1]}: {one[0]} - {other[0]}")[one[0] != other[0]]
+        value = f"{each.value:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
+        clear = each.low > 0 or each.high < 0
+        cells = [names, fraction_name(one[2]), f"**{value}**" if clear else value, f"{each.p_holm:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def update_page(path: Path, results: Results) -> None:
+    """Puts the tables between the markers of a page; without the page there is nothing to update."""
+    if not path.is_file():
+        return
+    before, rest = path.read_text(encoding="utf-8").split(START)
+    lines = [
+        f"{len(results.figures)} runs; {results.exams} test exams of institution 2, {results.positives} of them "
+        f"positive. Brackets hold 95 % intervals over the test patients ({results.study.bootstrap} resamples).",
+        "",
+        *describe_points(results),
+        "",
+        "Differences, both read on the same resamples; bold where the interval leaves zero out; p by Holm over the "
+        "parts of one comparison:",
+        "",
+        *describe_differences([*results.pretraining, *results.sequences]),
+        "",
+    ]
+    path.write_text(before + START + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+
+
 def main() -> None:
     """Reads the arguments, runs, and stores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,6 +128,7 @@ def main() -> None:
             options.docs.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, options.docs / file.name)
     shutil.copyfile(options.study, options.docs / "study.toml")
+    update_page(options.docs / PAGE, results)
     rows: list[tuple[str, object]] = [
         ("runs", len(results.figures)),
         ("trainings, core-hours", f"{hours:.2f}"),
