@@ -21,6 +21,7 @@ import torch
 from machine import peak_memory_gib, report
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
+from ccella.export.layouts import choose_layouts
 from ccella.zoo.family import load_family
 from ccella.zoo.registry import find_card
 
@@ -66,6 +67,8 @@ def measure(name: str, shape: tuple[int, ...], repeats: int, memory_gb: float, o
     family = load_family(card.family)
     dtype = torch.bfloat16 if "bf16" in name else torch.float32
     network = (plain(card) if name.startswith("MONAI") else ours(card)).to(dtype)
+    if not name.startswith("MONAI"):
+        choose_layouts(network)
     each = card.latent.channels_per_image_channel
     z = torch.randn(1, each, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     memory = 2**50
@@ -98,7 +101,7 @@ def main() -> None:
     if options.variant:
         measure(options.variant, shape, options.repeats, options.memory, options.out)
         return
-    rows: list[tuple[str, Any]] = [("latent", options.latent), ("threads", torch.get_num_threads())]
+    rows: list[tuple[str, Any]] = [("latent decoded", options.latent), ("threads", torch.get_num_threads())]
     images: dict[str, torch.Tensor] = {}
     first = None
     with tempfile.TemporaryDirectory() as scratch:
@@ -114,7 +117,7 @@ def main() -> None:
             error = float(difference.square().mean())
             psnr = 10 * math.log10(1 / error) if error else math.inf
             rows.append(
-                (name, f"{figures['s']:.3g} s ({figures['s'] / first['s']:.2f}), {figures['cpu_s']:.3g} CPU s "
+                (f"decode, {name}", f"{figures['s']:.3g} s ({figures['s'] / first['s']:.2f}), {figures['cpu_s']:.3g} CPU s "
                  f"({figures['cpu_s'] / first['cpu_s']:.2f}), peak {figures['gib']:.2f} GiB "
                  f"({figures['gib'] / (first['gib'] or math.nan):.2f}), "
                  f"difference {float(difference.abs().max()):.1e}, "

@@ -13,6 +13,7 @@ import time
 import torch
 from machine import peak_memory_gib, report
 
+from ccella.export.layouts import choose_layouts
 from ccella.zoo.family import load_family
 from ccella.zoo.registry import find_card
 
@@ -23,6 +24,7 @@ def measure(part: str, repeats: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = load_family(card.family).build(card.part(part)).eval()
+    choose_layouts(network)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(1, *card.latent_shape, generator=generator)
     seconds = []

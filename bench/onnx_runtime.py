@@ -18,7 +18,7 @@ from machine import report
 from ccella.export.onnx_export import cast_inputs, choose_graphs, choose_shapes, draw_inputs, export_graph
 from ccella.export.onnx_runtime import open_onnx_runtime
 from ccella.export.placement import prepare_folder
-from ccella.zoo.loading import load_part
+from ccella.export.runtimes import choose_runtime
 from ccella.zoo.registry import find_card
 
 GRAPHS = {"denoiser": "U-Net step, guided (batch of 2)", "decoder": "decode of one sequence"}
@@ -40,7 +40,7 @@ def compare(folder: Path, name: str, repeats: int) -> list[tuple[str, object]]:
     runtime = open_onnx_runtime(card, "cpu", device="cpu", precision="fp32", graphs=[name])
     sizes = {key: axis.optimum for key, axis in graph.axes.items()}
     inputs = draw_inputs(graph, sizes, train_timesteps=card.schedule.train_timesteps, seed=1)
-    module = graph.module(load_part(card, graph.part)).eval()
+    module = graph.module(choose_runtime("torch", card, device="cpu", precision="fp32").load(card, graph.part)).eval()
     part = runtime.load(card, graph.part)
     net = part._nets[name]  # type: ignore[index, operator, union-attr]
     values = tuple(cast_inputs(graph, inputs, torch.float32).values())

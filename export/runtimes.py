@@ -11,6 +11,7 @@ from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.loading import load_part
 from .devices import PRECISIONS, choose_device, choose_precision
+from .layouts import choose_layouts
 
 RUNTIMES = ("auto", "torch", "onnx", "tensorrt")
 
@@ -66,7 +67,9 @@ class TorchRuntime:
 
     def load(self, card: Card, part: str) -> nn.Module:
         """The part with its weights, in evaluation mode; errors as `zoo.loading.load_part`."""
-        return load_part(card, part, device=self.device, dtype=self.dtype)
+        network = load_part(card, part, device=self.device, dtype=self.dtype)
+        choose_layouts(network)
+        return network
 
 
 def choose_runtime(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..diffusion.noise import draw_noise
+from ..export.layouts import choose_layouts
 from ..zoo.card import Card
 from ..zoo.errors import WeightsMissingError
 from ..zoo.family import load_family
@@ -151,7 +152,9 @@ def load_networks(card: Card, runtime: "Runtime", *, random_weights: bool = Fals
         if card.part(part).files or not random_weights:
             return runtime.load(card, part)
         network: torch.nn.Module = load_family(card.family).build(card.part(part))
-        return network.to(device=runtime.device, dtype=runtime.dtype).eval().requires_grad_(False)
+        network = network.to(device=runtime.device, dtype=runtime.dtype).eval().requires_grad_(False)
+        choose_layouts(network)
+        return network
 
     try:
         text_encoder = load_text_encoder(card, device=str(runtime.device))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+from ..zoo.layouts import FORMATS, store_channels_last
+
 # Elements that are worked on at once: in float32 they stay within a core's cache.
 CHUNK_ELEMENTS = 2**18
 
@@ -18,11 +19,9 @@ def use_channels_last(module: nn.Module) -> None:
     On a CPU group normalisation in bf16 also gets a backward pass of its own: PyTorch's takes ten times longer in this
     layout than in the other, which is most of what the convolutions gain.
     """
-    for parameter in module.parameters():
-        if parameter.ndim in FORMATS:
-            parameter.data = parameter.data.contiguous(memory_format=FORMATS[parameter.ndim])
+    store_channels_last(module)
     for norm in module.modules():
-        if type(norm) is nn.GroupNorm and norm.affine:
+        if isinstance(norm, nn.GroupNorm) and norm.affine:
             # A class and no function in its place: a copy of the module must not go on with the weights of this one.
             norm.__class__ = ChannelsLastGroupNorm
 

@@ -1,8 +1,8 @@
 """The MAISI autoencoder with fused group normalisation.
 
 MONAI's `AutoencoderKlMaisi` normalises group by group, splits its convolutions and empties the device's cache
-between layers, to decode whole-body CT on small cards. Here the same parameters, under the same names, run through
-PyTorch's own `GroupNorm`, unsplit. Source: Guo et al. 2024, "MAISI: Medical AI for Synthetic Imaging".
+between layers, to decode whole-body CT on small cards. Here the same parameters, under the same names, run unsplit,
+and group normalisation is PyTorch's own. Source: Guo et al. 2024, "MAISI: Medical AI for Synthetic Imaging".
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     AutoencoderKlMaisi,
     MaisiGroupNorm3D,
     MaisiResBlock,
+    MaisiUpsample,
 )
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import AutoencoderConfig, read_settings
 from .cosine import start_as_cosine_transform
+from .norms import GroupNorm, normalise
 
 FRESH_LOG_VARIANCE = -6.0
 
@@ -41,10 +43,29 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, X, Y, Z] to [B, out, X, Y, Z]."""
         inplace = not torch.is_grad_enabled()
-        h = self.conv1(functional.silu(self.norm1(x), inplace=inplace))
-        h = self.conv2(functional.silu(self.norm2(h), inplace=inplace))
+        h = self.conv1(normalise(x, self.norm1, activate=True))
+        h = self.conv2(normalise(h, self.norm2, activate=True))
         shortcut = self.nin_shortcut(x)
         return h.add_(shortcut) if inplace else h + shortcut
+
+
+class Upsample(nn.Module):
+    """MAISI's upsampling: twice the size by trilinear interpolation and a convolution, or by a transposed convolution.
+
+    It takes over the layer of a MONAI block, so names and shapes stay; MONAI's copies its result into PyTorch's default
+    memory layout, here the result keeps the layout of the convolution.
+    """
+
+    def __init__(self, block: MaisiUpsample) -> None:
+        super().__init__()
+        self.conv, self.use_convtranspose = block.conv, block.use_convtranspose
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, X, Y, Z] to [B, C, 2X, 2Y, 2Z]."""
+        if not self.use_convtranspose:
+            x = functional.interpolate(x, scale_factor=2.0, mode="trilinear")
+        larger: Tensor = self.conv(x)
+        return larger
 
 
 class Autoencoder(AutoencoderKlMaisi):
@@ -123,11 +144,13 @@ def _reset(network: nn.Module, name: str, *, bias: float, weight: Callable[[Tens
 
 
 def _fuse(module: nn.Module) -> None:
-    """Replace MONAI's split normalisation and its residual blocks, in place, keeping every parameter's name."""
+    """Replace MONAI's split normalisation, residual blocks and upsampling, in place, keeping parameters' names."""
     for name, child in module.named_children():
         _fuse(child)
         if isinstance(child, MaisiGroupNorm3D):
             weight = child.weight
-            setattr(module, name, nn.GroupNorm(child.num_groups, child.num_channels, child.eps, device=weight.device))
+            setattr(module, name, GroupNorm(child.num_groups, child.num_channels, child.eps, device=weight.device))
         elif isinstance(child, MaisiResBlock):
             setattr(module, name, ResBlock(child))
+        elif isinstance(child, MaisiUpsample):
+            setattr(module, name, Upsample(child))

@@ -130,7 +130,7 @@ def _conv(block: nn.Module) -> nn.Conv3d | nn.ConvTranspose3d:
 
 def _scalers(half: nn.Module) -> list[nn.Module]:
     """The two layers that change the resolution, in order."""
-    return [block for block in _blocks(half) if type(block).__name__ in ("MaisiDownsample", "MaisiUpsample")]
+    return [block for block in _blocks(half) if type(block).__name__ in ("MaisiDownsample", "Upsample")]
 
 
 def _clear(conv: nn.Conv3d | nn.ConvTranspose3d) -> None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiUpsample
 from torch import nn
 
 from ....imaging.errors import InputError
-from .autoencoder import Autoencoder, ResBlock
+from .autoencoder import Autoencoder, ResBlock, Upsample
 from .slabs import layer_of
 
 # Copies of a layer's largest tensor that exist at once, the reordered ones of the CPU's convolution kernels included.
@@ -71,10 +70,10 @@ def _layers(autoencoder: Autoencoder, shape: Sequence[int]) -> Iterator[tuple[nn
         if isinstance(block, nn.GroupNorm):
             continue
         layer = layer_of(
-            block.conv1 if isinstance(block, ResBlock) else block.conv if isinstance(block, MaisiUpsample) else block
+            block.conv1 if isinstance(block, ResBlock) else block.conv if isinstance(block, Upsample) else block
         )
         before, after = layer.in_channels, layer.out_channels
-        larger = voxels * 2 ** len(shape) if isinstance(block, MaisiUpsample) else voxels
+        larger = voxels * 2 ** len(shape) if isinstance(block, Upsample) else voxels
         yield block, before, voxels, after, larger
         voxels = larger
 

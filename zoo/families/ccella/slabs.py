@@ -13,13 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiConvolution, MaisiUpsample
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiConvolution
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .autoencoder import Autoencoder, ResBlock
+from ...layouts import is_channels_last
+from .autoencoder import Autoencoder, ResBlock, Upsample
+from .norms import apply_moments, channel_moments, group_moments
 
 AXIS = 2
+
+
+def _on_cpu_channels_last(x: Tensor) -> bool:
+    return x.device.type == "cpu" and is_channels_last(x)
 
 
 @dataclass
@@ -36,10 +42,12 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Takes in a slab B C X Y Z."""
-        values = x.flatten(1).unflatten(1, (self.groups, -1))
-        values = values.float()
-        variance, mean = torch.var_mean(values, dim=-1, correction=0)
-        count = values.shape[-1]
+        if _on_cpu_channels_last(x):
+            moments = [group_moments(*channel_moments(item), self.groups) for item in x]
+            mean, variance = (torch.stack(parts) for parts in zip(*moments, strict=True))
+        else:
+            variance, mean = torch.var_mean(x.flatten(1).unflatten(1, (self.groups, -1)).float(), dim=-1, correction=0)
+        count = x.shape[1] // self.groups * x[0, 0].numel()
         mean, deviation = mean.double(), variance.double() * count
         total = self.count + count
         delta = mean - self.mean
@@ -52,14 +60,20 @@ class Moments:
 
         The parts are normalised with PyTorch's kernel for known statistics, which takes them per channel.
         """
+        mean, variance = self.mean, self.deviation / self.count
         each = norm.num_channels // self.groups
-        mean = self.mean.float().repeat_interleave(each, dim=1).flatten()
-        variance = (self.deviation / self.count).float().repeat_interleave(each, dim=1).flatten()
-        weight, bias = (value.float().repeat(self.mean.shape[0]) for value in (norm.weight, norm.bias))
+        mean_c, variance_c = (value.float().repeat_interleave(each, dim=1).flatten() for value in (mean, variance))
+        weight, bias = (value.float().repeat(mean.shape[0]) for value in (norm.weight, norm.bias))
 
         def normalise(x: Tensor) -> Tensor:
-            rows = x.flatten(0, 1)[None]
-            normed = functional.batch_norm(rows, mean, variance, weight, bias, training=False, eps=norm.eps)
+            if x.dtype == torch.float32 and _on_cpu_channels_last(x):
+                out = torch.empty_like(x)
+                for i, item in enumerate(x):
+                    apply_moments(item, mean[i], variance[i], norm, out[i], activate=activate)
+                return out
+            # One item is normalised where it lies; several are laid one after another, which is a copy channels last.
+            rows = x if len(x) == 1 else x.flatten(0, 1)[None]
+            normed = functional.batch_norm(rows, mean_c, variance_c, weight, bias, training=False, eps=norm.eps)
             return (functional.silu(normed, inplace=True) if activate else normed).view_as(x)
 
         return normalise
@@ -167,7 +181,7 @@ def _apply_residual(volume: Volume, block: ResBlock, groups: int, wanted: int | 
     return _convolve(hidden, block.conv2, wanted, norm=block.norm2, added=shortcuts)
 
 
-def _upsample(volume: Volume, block: MaisiUpsample, wanted: int | None) -> Volume:
+def _upsample(volume: Volume, block: Upsample, wanted: int | None) -> Volume:
     """Twice the planes: a transposed convolution, or trilinear interpolation and a convolution."""
     out = _Collector(wanted)
     for before, slab, after in volume.windows(keep=False):
@@ -208,7 +222,7 @@ def decode_in_slabs(autoencoder: Autoencoder, z: Tensor, planes: int) -> Tensor:
             volume = _convolve(volume, block, wanted)
         elif isinstance(block, ResBlock):
             volume = _apply_residual(volume, block, groups, wanted)
-        elif isinstance(block, MaisiUpsample):
+        elif isinstance(block, Upsample):
             volume = _upsample(volume, block, wanted)
         elif isinstance(block, nn.GroupNorm):
             # Between the last norm and the last convolution MAISI has no activation.

@@ -15,6 +15,7 @@ from monai.networks.blocks.selfattention import SABlock
 from torch import Tensor
 
 from .config import UNetConfig
+from .norms import make_precise
 
 SPACING_SCALE = 100.0
 # Three coordinates stand beside dozens of noisy latent channels; at their own size a convolution hardly hears them.
@@ -63,6 +64,7 @@ class UNet(DiffusionModelUNetMaisi):
             if isinstance(module, SABlock | CrossAttentionBlock)
         ]
         self._fuse_attention(None)
+        make_precise(self)
 
     def _fuse_attention(self, voxels: int | None) -> None:
         """Switch attentions between PyTorch's fused kernel and MONAI's matrix products; the result is the same.
