@@ -117,7 +117,8 @@ def main() -> None:
             error = float(difference.square().mean())
             psnr = 10 * math.log10(1 / error) if error else math.inf
             rows.append(
-                (f"decode, {name}", f"{figures['s']:.3g} s ({figures['s'] / first['s']:.2f}), {figures['cpu_s']:.3g} CPU s "
+                (f"decode, {name}",
+                 f"{figures['s']:.3g} s ({figures['s'] / first['s']:.2f}), {figures['cpu_s']:.3g} CPU s "
                  f"({figures['cpu_s'] / first['cpu_s']:.2f}), peak {figures['gib']:.2f} GiB "
                  f"({figures['gib'] / (first['gib'] or math.nan):.2f}), "
                  f"difference {float(difference.abs().max()):.1e}, "

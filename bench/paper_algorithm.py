@@ -6,7 +6,8 @@ run in this process on the same weights, fp32, and are compared before anything 
 Loading is not counted. With --timed-steps N only N of the 1000 steps are carried out and timed, and their seconds are
 scaled to 1000; the output says so.
 
-    python bench/paper_algorithm.py --timed-steps 50
+    python bench/paper_algorithm.py                    # two minutes on two cores
+    python bench/paper_algorithm.py --preset fast
 """
 
 import argparse
@@ -155,13 +156,13 @@ def main() -> None:
     parser.add_argument("--model", default="ccella-pp/phantom")
     parser.add_argument("--preset", help="of the model; default: the model's own sampler")
     parser.add_argument("--steps", type=int, help="steps of ccella; default: the preset's or the model's")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], help="exams at a time, of ccella")
     parser.add_argument("--timed-steps", type=int, help="carry out and time only so many of the 1000 steps")
     parser.add_argument("--repeats", type=int, default=3, help="runs of ccella, in turn before and after the plain one")
     options = parser.parse_args()
     networks = load_networks(find_card(options.model), choose_runtime("torch", find_card(options.model), device="cpu"))
     card = networks.card
-    settings = choose_settings(card, preset=options.preset, steps=options.steps, batch_size=options.batch_size)
+    settings = choose_settings(card, preset=options.preset, steps=options.steps)
     prompt = PROMPT.read_text(encoding="utf-8")
     model = build_plain(networks)
     differences = compare(model, networks, prompt)
@@ -169,37 +170,45 @@ def main() -> None:
         raise SystemExit(f"The two versions differ: prediction {differences[0]:.2e}, decode {differences[1]:.2e}.")
     total = card.schedule.train_timesteps
     timed = min(options.timed_steps or total, total)
+    seconds: dict[int, list[np.ndarray]] = {size: [] for size in options.batch_sizes}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
+
+        def sample_each(name: str) -> None:
+            for size, found in seconds.items():
+                settings = choose_settings(card, preset=options.preset, steps=options.steps, batch_size=size)
+                found.append(sample_with_ccella(networks, settings, prompt, out / f"{name}-{size}", size))
+
         sample_with_ccella(networks, settings, prompt, out / "warm", 1)
-        seconds = [sample_with_ccella(networks, settings, prompt, out / "a", options.batch_size)]
+        sample_each("before")
         text_s, step_s, files_s = sample_plainly(model, networks, prompt, out, timed)
-        seconds += [
-            sample_with_ccella(networks, settings, prompt, out / str(i), options.batch_size)
-            for i in range(1, options.repeats)
-        ]
-    plain, ours = text_s + total * step_s + files_s, np.median(seconds, axis=0)
-    walls = [float(each[0]) for each in seconds]
+        for i in range(1, options.repeats):
+            sample_each(str(i))
+    plain = text_s + total * step_s + files_s
     how = f"all {total} steps timed" if timed == total else f"SCALED from {timed} of {total} steps"
+    rows: list[tuple[str, object]] = [
+        ("plain MONAI, one step (adapter and U-Net)", f"{step_s[0]:.4g} s"),
+        ("plain MONAI, decode and write", f"{files_s[0]:.4g} s"),
+        (f"plain MONAI, prompt to files, {total} steps", f"{plain[0]:.4g} s ({how})"),
+        ("ccella's sampler", f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance_scale:g}"),
+    ]
+    for size, found in seconds.items():
+        walls = [float(each[0]) for each in found]
+        ours = np.median(found, axis=0)
+        how = f"batches of {size}" if size > 1 else "one exam at a time"
+        rows += [
+            (f"ccella, prompt to files, {how}",
+             f"{ours[0]:.4g} s an exam ({min(walls):.4g} to {max(walls):.4g}, {len(walls)} runs)"),
+            (f"ratio to the paper's algorithm, {how}", f"{plain[0] / ours[0]:.1f}x, CPU {plain[1] / ours[1]:.1f}x"),
+        ]  # fmt: skip
+    rows.append(("largest relative difference, prediction and decode", "{:.1e}, {:.1e}".format(*differences)))
     report(
         "paper_algorithm" if options.preset is None else f"paper_algorithm_{options.preset}",
-        [
-            ("plain MONAI, one step (adapter and U-Net)", f"{step_s[0]:.4g} s"),
-            ("plain MONAI, decode and write", f"{files_s[0]:.4g} s"),
-            (f"plain MONAI, prompt to files, {total} steps", f"{plain[0]:.4g} s ({how})"),
-            (
-                f"ccella, prompt to files, {settings.sampler}, {settings.steps} steps, "
-                f"guidance {settings.guidance_scale:g}, batches of {options.batch_size}",
-                f"{ours[0]:.4g} s an exam ({min(walls):.4g} to {max(walls):.4g}, {len(walls)} runs)",
-            ),
-            ("ratio to the paper's algorithm", f"{plain[0] / ours[0]:.1f}x"),
-            ("ratio of CPU seconds", f"{plain[1] / ours[1]:.1f}x"),
-            ("largest relative difference, prediction and decode", "{:.1e}, {:.1e}".format(*differences)),
-        ],
+        rows,
         {
             "plain": {"text": text_s.tolist(), "step": step_s.tolist(), "decode and write": files_s.tolist()},
             "timed_steps": timed,
-            "ccella": [each.tolist() for each in seconds],
+            "ccella": {size: [each.tolist() for each in found] for size, found in seconds.items()},
         },
     )
 

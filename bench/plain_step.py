@@ -107,7 +107,7 @@ class UNet(DiffusionModelUNetMaisi):
         time = self._get_time_and_class_embedding(z, t, None)
         embedding = torch.cat([time, self.pirads_layer(classes), self.spacing_layer(spacing * 100)], dim=1)
         if self.coordinates:
-            lines = [(2 * torch.arange(size) + 1) / size - 1 for size in z.shape[2:]]
+            lines = [4 * ((2 * torch.arange(size) + 1) / size - 1) for size in z.shape[2:]]
             z = torch.cat(
                 [z, torch.stack(torch.meshgrid(*lines, indexing="ij")).to(z).expand(len(z), -1, -1, -1, -1)], 1
             )

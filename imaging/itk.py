@@ -4,9 +4,13 @@ SimpleITK arrays are indexed `[z, y, x]` and its positions are LPS (left, poster
 place that turns both into this package's `[x, y, z]` and RAS.
 """
 
+import math
+import os
 import re
+import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,16 +23,54 @@ if TYPE_CHECKING:
     import SimpleITK
 
 MAX_VOXELS = 2**31
+STDERR = 2
 # DEFLATE cannot shrink data by more than this factor, so that a file's size bounds what its header may claim.
 DEFLATE_LIMIT = 1032
 # The distance of two slices may differ from the usual one by this fraction; where one is missing it is twice as long.
 UNEVEN_LIMIT = 0.05
+# Compressed voxels are checked in pieces of this size; zlib finds out itself whether they are its own format or gzip.
+PIECE_BYTES = 2**22
+ZLIB_OR_GZIP = 47
 # The library loses its place in a MetaImage's header after a field of more letters.
 LONGEST_FIELD = 2000
 ELEMENT_BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_FLOAT": 4,
     "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_DOUBLE": 8,
 }  # fmt: skip
+
+
+class _Silence:
+    """Standard error led nowhere while some thread is inside: MetaIO writes there what no setting turns off.
+
+    What else is written to standard error meanwhile is lost too. Standard output, where records go, stays.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            # A process may have no standard error.
+            with suppress(OSError):
+                if self._inside == 1:
+                    self._saved = os.dup(STDERR)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, STDERR)
+                    os.close(nowhere)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._saved is not None:
+                os.dup2(self._saved, STDERR)
+                os.close(self._saved)
+                self._saved = None
+
+
+_SILENCE = _Silence()
 
 
 @contextmanager
@@ -39,7 +81,8 @@ def _quiet() -> Iterator[None]:
     before = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        yield
+        with _SILENCE:
+            yield
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(before)
 
@@ -166,6 +209,7 @@ def _check_metaimage(path: Path) -> None:
     shape = [int(size) for size in fields["DimSize"].split()]
     _check_axes(path, shape)
     source = fields["ElementDataFile"]
+    data_path = path
     if source.upper() == "LOCAL":
         present = path.stat().st_size - header_bytes
     else:
@@ -187,6 +231,31 @@ def _check_metaimage(path: Path) -> None:
             )
         present *= DEFLATE_LIMIT
     check_claim(path, shape, ELEMENT_BYTES[fields["ElementType"]], present)
+    if fields.get("CompressedData", "False").lower() == "true" and "HeaderSize" not in fields:
+        start = header_bytes if data_path == path else 0
+        _check_stream(path, data_path, start, math.prod(shape) * ELEMENT_BYTES[fields["ElementType"]])
+
+
+def _check_stream(path: Path, data_path: Path, start: int, claimed_bytes: int) -> None:
+    """Refuses compressed voxels that do not unpack to what the header claims: the library reads such as whatever."""
+    unpacker, count = zlib.decompressobj(wbits=ZLIB_OR_GZIP), 0
+    try:
+        with data_path.open("rb") as file:
+            file.seek(start)
+            while not unpacker.eof and count <= claimed_bytes and (packed := file.read(PIECE_BYTES)):
+                while packed and not unpacker.eof and count <= claimed_bytes:
+                    count += len(unpacker.decompress(packed, PIECE_BYTES))
+                    packed = unpacker.unconsumed_tail
+            count += len(unpacker.flush()) if count <= claimed_bytes else 0
+    except zlib.error as error:
+        raise InputError(
+            f"{path}: its compressed voxels are damaged: {error}.", "Copy or download the file again."
+        ) from error
+    if not unpacker.eof or count != claimed_bytes:
+        raise InputError(
+            f"{path}: its compressed voxels are damaged: {count} bytes came out of them where {claimed_bytes} are due.",
+            "Copy or download the file again.",
+        )
 
 
 def read_itk_file(path: Path) -> Volume:

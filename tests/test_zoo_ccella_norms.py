@@ -52,6 +52,13 @@ def test_moments_of_channels():
     assert torch.allclose(variance, x.double().var((1, 2, 3), correction=0), rtol=1e-5)
 
 
+def test_a_small_variance_around_a_large_mean():
+    x = 1000 + 0.01 * volume(offset=0.0)[0]
+    mean, variance = channel_moments(x)
+    assert torch.allclose(mean, x.double().mean((1, 2, 3)), rtol=1e-9)
+    assert torch.allclose(variance, x.double().var((1, 2, 3), correction=0), rtol=1e-4)
+
+
 def test_a_network_normalises_alike_in_both_layouts_and_trains():
     network = nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), norm_of(8, 4), nn.SiLU())
     make_precise(network)

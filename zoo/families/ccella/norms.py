@@ -26,12 +26,14 @@ def split_rows(x: Tensor) -> Iterator[Tensor]:
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (of the population) of each channel of an item C X Y Z that lies channels last, in float64."""
     total = torch.zeros(2, x.shape[0], dtype=torch.float64)
+    # Squares of what is left after the mean of a part, or a variance far below the squared mean would lose its digits.
+    shift = next(split_rows(x)).float().mean(0)
     for part in split_rows(x):
-        values = part.float()
+        values = part.float() - shift
         total[0] += values.sum(0)
-        total[1] += values.square().sum(0)
+        total[1] += values.square_().sum(0)
     mean, square = total / (x.numel() // x.shape[0])
-    return mean, (square - mean.square()).clamp_(min=0)
+    return mean + shift.double(), (square - mean.square()).clamp_(min=0)
 
 
 def group_moments(mean: Tensor, variance: Tensor, groups: int) -> tuple[Tensor, Tensor]:
