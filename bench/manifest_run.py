@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         ids = write_manifest(base / "prompts.jsonl", options.count)
-        begun = time.monotonic()
         order, memory, _ = run(start(base / "prompts.jsonl", base / "whole", options.steps))
-        seconds = time.monotonic() - begun
         killed = sum(run(start(base / "prompts.jsonl", base / "killed", options.steps), place)[2] for place in places)
         last, _, _ = run(start(base / "prompts.jsonl", base / "killed", options.steps))
         whole, resumed = read_files(base / "whole"), read_files(base / "killed")
@@ -110,7 +107,7 @@ def main() -> None:
     same = whole == resumed
     in_order = order == ids == last and listed == [identifier for identifier in ids for _ in range(3)]
     rows = [
-        ("exams", options.count), ("steps", options.steps), ("seconds per exam, unbroken", seconds / options.count),
+        ("exams", options.count), ("steps", options.steps),
         ("memory, MiB: second tenth", memory[len(memory) // 10] / 2**20), ("memory, MiB: last", memory[-1] / 2**20),
         ("growth of memory, last tenth on second", f"{100 * grown:+.1f} %"),
         ("records in input order", "all" if in_order else "no"),

@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document["parts"]["classifier"]["config"] |= {"width": 0.1, "depth": 0.1, "zero_head": False}
     card = parse_card(document, folder / "card.toml")
     generator = torch.Generator().manual_seed(3)
-    network = load_family("classifier").build(card.part("classifier"))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = load_family("classifier").build(card.part("classifier"))
     for name, value in network.state_dict().items():
         if value.is_floating_point():
             value.copy_(value + 0.1 * torch.rand(value.shape, generator=generator))
