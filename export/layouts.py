@@ -5,9 +5,9 @@ from torch import nn
 
 from ..zoo.layouts import store_channels_last
 
-# In float32 the CPU's kernels run convolutions of more input channels faster in PyTorch's default layout. A network whose
-# widest convolution has fewer stays in that layout altogether: channels last its kernels change with the size of the
-# batch, and with them the last digits of an item.
+# In float32 the CPU's kernels run convolutions of more input channels faster in PyTorch's default layout. A network
+# whose widest convolution has fewer stays in that layout altogether: channels last its kernels change with the size of
+# the batch, and with them the last digits of an item.
 FLOAT32_CHANNELS = 128
 
 
