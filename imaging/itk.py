@@ -231,7 +231,12 @@ def _check_metaimage(path: Path) -> None:
             )
         present *= DEFLATE_LIMIT
     check_claim(path, shape, ELEMENT_BYTES[fields["ElementType"]], present)
-    if fields.get("CompressedData", "False").lower() == "true" and "HeaderSize" not in fields:
+    if fields.get("CompressedData", "False").lower() == "true":
+        if fields.get("HeaderSize", "0") != "0":
+            raise InputError(
+                f"{path}: its voxels are compressed and lie behind a header of {fields['HeaderSize'][:80]!r} bytes.",
+                "Write the file again without HeaderSize.",
+            )
         start = header_bytes if data_path == path else 0
         _check_stream(path, data_path, start, math.prod(shape) * ELEMENT_BYTES[fields["ElementType"]])
 

@@ -68,6 +68,9 @@ def test_compressed_voxels_that_are_damaged_are_no_image(tmp_path):
     image = SimpleITK.GetImageFromArray(np.random.default_rng(1).normal(size=(8, 9, 10)).astype(np.float32))
     SimpleITK.WriteImage(image, str(whole), useCompression=True)
     assert np.array_equal(read_itk_file(whole).data, SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0))
+    path.write_bytes(whole.read_bytes().replace(b"NDims = 3\n", b"NDims = 3\nHeaderSize = 9\n"))
+    with pytest.raises(InputError, match="behind a header of '9' bytes"):
+        read_itk_file(path)
     for size in (b"10 9 9", b"10 9 7"):
         path.write_bytes(whole.read_bytes().replace(b"10 9 8", size))
         with pytest.raises(InputError, match="bytes came out of them"):
