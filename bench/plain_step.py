@@ -89,6 +89,11 @@ class Adapter(nn.Module):
         return self.connector(text, time)
 
 
+class Zero(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
 class UNet(DiffusionModelUNetMaisi):
     def __init__(self, config: dict[str, Any], context: int) -> None:
         self.coordinates = bool(config.get("coordinates"))
@@ -102,6 +107,11 @@ class UNet(DiffusionModelUNetMaisi):
         )  # fmt: skip
         del self.top_region_index_layer
         self.pirads_layer = self._create_embedding_module(2, 4 * config["channels"][0])
+        for level, kept in enumerate(config.get("self_attention_levels", [])):
+            for block in [] if kept else [self.down_blocks[level], self.up_blocks[-1 - level]]:
+                for each in block.modules():
+                    if hasattr(each, "attn1"):
+                        each.norm1, each.attn1 = nn.Identity(), Zero()
 
     def forward(self, z: Tensor, t: Tensor, context: Tensor, classes: Tensor, spacing: Tensor) -> Tensor:
         time = self._get_time_and_class_embedding(z, t, None)

@@ -1,9 +1,10 @@
 """Few-step samplers against the published one: KID, FID with their floor, prompt fidelity and seconds for each.
 
-Samples one exam for each of N reports that no training has seen, with every sampler at every number of steps and with
-the published sampler (1000 steps of DDPM), all at the same guidance and from the same noise; with --student also with a
-student of the model, which has learnt its guidance. Each set is compared with the phantoms of the same reports. Writes
-docs/samplers.md and docs/samplers.png; a stopped run goes on where it was.
+Samples one exam for each of N reports that no training has seen, with every sampler at every number of steps, with the
+card's presets, whose timesteps are their own, and with the published sampler (1000 steps of DDPM), all at the same
+guidance and from the same noise; with --student also with a student of the model, which has learnt its guidance. Each
+set is compared with the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes
+on where it was.
 
     python bench/samplers.py -n 200
 
@@ -16,6 +17,7 @@ import time
 import tomllib
 import warnings
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,33 @@ DOCS = RESULTS.parents[1] / "docs"
 PROMPT_FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
 PAPER = "ddpm"
 STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to sample: a row of the table.
+
+    Attributes:
+        label: What the row says in its first column; rows of one label make a line of the plot.
+        steps: Evaluations of the network, guidance apart.
+        arguments: Of `ccella sample`.
+        preset: The card's preset that this is.
+        published: The published sampler.
+    """
+
+    label: str
+    steps: int
+    arguments: tuple[str, ...]
+    preset: str | None = None
+    published: bool = False
+
+
 INTRODUCTION = """# Few steps against the published sampler
 
 Made by `python bench/samplers.py -n {n}` with {model}: one exam for each of {n} reports that no training has seen,
-from the same noise in every row, with guidance {guidance:g}, compared with the phantoms of the same reports.
+from the same noise in every row, with guidance {guidance:g}, compared with the phantoms of the same reports. Rows of a
+sampler visit timesteps denser towards the clean image, down to 0; presets the timesteps that the card lists; the
+published sampler all of them.
 
 - KID and FID: extractor `{extractor}` on whole volumes, mean of the sequences. FID depends on the number of exams, so
   its floor, phantoms against phantoms in halves of {half}, stands beside `FID of halves`. The floor of KID is
@@ -138,17 +163,13 @@ def store_measured(card: Card, rows: list[dict[str, Any]], exams: int) -> list[s
     """Puts the figures of the rows that are a preset of the card into its file; the names of those presets."""
     path = card.directory / "card.toml"
     document = tomllib.loads(path.read_text(encoding="utf-8"))
-    stored = []
-    for name, preset in card.presets.items():
-        for row in rows:
-            if (preset.sampler.name, preset.sampler.steps) != (row["sampler"], row["steps"]):
-                continue
-            figures = {key: row[key] for key in ("kid", "kid_floor", "fid", "fid_half", "fid_floor")} | row["prompt"]
-            rounded = {key: float(f"{value:.3g}") for key, value in figures.items()}
-            document["presets"][name]["measured"] = {"exams": exams, **rounded}
-            stored.append(name)
+    stored = {row["preset"]: row for row in rows if row["preset"] in card.presets}
+    for name, row in stored.items():
+        figures = {key: row[key] for key in ("kid", "kid_floor", "fid", "fid_half", "fid_floor")} | row["prompt"]
+        rounded = {key: float(f"{value:.3g}") for key, value in figures.items()}
+        document["presets"][name]["measured"] = {"exams": exams, **rounded}
     write_card(path, document)
-    return stored
+    return list(stored)
 
 
 def draw_plot(rows: list[dict[str, Any]]) -> None:
@@ -177,26 +198,41 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
     figure.savefig(DOCS / "samplers.png", dpi=120, metadata={"Software": None})
 
 
-def measure(options: argparse.Namespace, sampler: str, steps: int, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
-    """One row of the table; a student is sampled as its own card says."""
-    out = options.work / f"{sampler}-{steps}-{options.n}".replace("+", "p")
-    arguments = [
-        "--model", options.model, "--sampler", sampler, "--steps", str(steps), "--guidance", str(options.guidance),
-    ]  # fmt: skip
-    if sampler == STUDENT:
-        arguments = ["--model", options.student]
-    arguments += ["--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--batch-size", str(options.batch_size)]
-    seconds = sample_timed(f"{sampler} {steps}", arguments, out, options.n)
+def ways_of(card: Card, options: argparse.Namespace) -> list[Way]:
+    """The rows of the table, the published sampler last."""
+    guidance = ("--model", options.model, "--guidance", str(options.guidance))
+
+    def way(sampler: str, steps: int, **also: Any) -> Way:
+        return Way(sampler, steps, (*guidance, "--sampler", sampler, "--steps", str(steps)), **also)
+
+    ways = [way(name, int(steps)) for name in options.samplers.split(",") for steps in options.steps.split(",")]
+    for name, preset in card.presets.items():
+        if preset.sampler.steps != options.published_steps:
+            ways.append(Way(f"preset {name}", preset.sampler.steps, (*guidance, "--preset", name), name))
+    if options.student is not None:
+        ways.append(Way(STUDENT, find_card(options.student).sampler.steps, ("--model", options.student)))
+    as_preset = [name for name, preset in card.presets.items() if preset.sampler.steps == options.published_steps]
+    return [*ways, way(PAPER, options.published_steps, preset=next(iter(as_preset), None), published=True)]
+
+
+def measure(options: argparse.Namespace, way: Way, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
+    """One row of the table; presets and students are sampled as their own cards say."""
+    out = options.work / f"{way.label}-{way.steps}-{options.n}".replace("+", "p").replace(" ", "-")
+    prompts = ["--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--batch-size", str(options.batch_size)]
+    seconds = sample_timed(f"{way.label}, {way.steps} steps", [*way.arguments, *prompts], out, options.n)
     fidelity = compare_sets(real, volume_features(out, options.model, options.extractor))
     prompt = evaluate_prompt(out, phantoms)
     row = {
-        "sampler": sampler, "steps": steps, "published": (sampler, steps) == (PAPER, options.published_steps),
-        "seconds": seconds, **fidelity,
+        "sampler": way.label, "steps": way.steps, "published": way.published, "preset": way.preset, "seconds": seconds,
+        **fidelity,
         "prompt": {name: prompt["synthetic"]["figures"][name]["value"] for name in PROMPT_FIGURES},
         "prompt_intervals": {name: prompt["synthetic"]["figures"][name]["interval"] for name in PROMPT_FIGURES},
         "ceiling": {name: prompt["phantoms"]["figures"][name]["value"] for name in PROMPT_FIGURES},
     }  # fmt: skip
-    print(f"{sampler} {steps}: KID {row['kid']:.4g}, FID {row['fid']:.4g}, {seconds:.3g} s an exam", flush=True)
+    print(
+        f"{way.label}, {way.steps} steps: KID {row['kid']:.4g}, FID {row['fid']:.4g}, {seconds:.3g} s an exam",
+        flush=True,
+    )
     return row
 
 
@@ -205,8 +241,8 @@ def main() -> None:
     parser.add_argument("--model", default="ccella-pp/phantom")
     parser.add_argument("--work", type=Path, default=Path("runs/samplers"))
     parser.add_argument("-n", type=int, default=200, help="reports, 10 or more")
-    parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc,ddpm")
-    parser.add_argument("--steps", default="5,8,12,20,50", help="numbers of steps")
+    parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc")
+    parser.add_argument("--steps", default="5,10,20,50", help="numbers of steps")
     parser.add_argument("--student", help="a student of the model, for a row of its own")
     parser.add_argument("--published-steps", type=int, default=1000, help="steps of the published sampler")
     parser.add_argument("--guidance", type=float, help="for all rows; default: the model's")
@@ -226,10 +262,7 @@ def main() -> None:
     run("phantom", "-n", options.n, "--seed", TEST_SEED, "--prevalence", 0.5, "-o", phantoms, "-q")
     write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")
     real = volume_features(phantoms, options.model, options.extractor)
-    wanted = [(name, int(steps)) for name in options.samplers.split(",") for steps in options.steps.split(",")]
-    if options.student is not None:
-        wanted.append((STUDENT, find_card(options.student).sampler.steps))
-    rows = [measure(options, *each, phantoms, real) for each in [*wanted, (PAPER, options.published_steps)]]
+    rows = [measure(options, way, phantoms, real) for way in ways_of(card, options)]
     fits = {}
     for name in options.samplers.split(","):
         own = [row for row in rows if row["sampler"] == name]

@@ -10,7 +10,7 @@ from support.small_networks import SMALL_ADAPTER, SMALL_UNET
 
 from ccella.zoo.errors import CardError
 from ccella.zoo.families.ccella.autoencoder import build_autoencoder
-from ccella.zoo.families.ccella.config import UNetConfig
+from ccella.zoo.families.ccella.config import UNetConfig, read_settings
 from ccella.zoo.families.ccella.denoiser import build_denoiser
 from ccella.zoo.families.ccella.unet import UNet
 
@@ -182,3 +182,45 @@ def test_coordinates_are_the_voxels_centres_and_widen_the_first_convolution_alon
     assert y[0, :, 0].tolist() == [-2.0, 2.0]
     assert last[0, 0].tolist() == [-3.5 + place for place in range(8)]
     assert torch.equal(x, x[:, :1, :1].expand_as(x))
+
+
+@torch.no_grad()
+def test_a_level_without_self_attention_attends_to_the_report_alone() -> None:
+    numbers = {
+        "in_channels": 2, "out_channels": 2, "channels": (8, 16), "num_res_blocks": (1, 1),
+        "attention_levels": (True, True), "num_head_channels": 8, "norm_num_groups": 8,
+    }  # fmt: skip
+    whole = randomise(UNet(UNetConfig(**numbers), context_width=4), 5)
+    less = UNet(UNetConfig(**numbers, self_attention_levels=(False, True)), context_width=4).eval()
+    gone = set(whole.state_dict()) - set(less.state_dict())
+    finest = [name for name in whole.state_dict() if name.startswith(("down_blocks.0.", "up_blocks.1."))]
+    assert gone == {
+        name for name in finest if "transformer_blocks" in name and (".attn1." in name or ".norm1." in name)
+    }
+
+    # Self-attention to values of zero is none.
+    values = whole.state_dict()
+    for name in gone:
+        if ".attn1.to_v." in name:
+            values[name].zero_()
+    less.load_state_dict({name: value for name, value in values.items() if name not in gone})
+    rng = torch.Generator().manual_seed(6)
+    z, text = torch.randn(2, 2, 4, 4, 4, generator=rng), torch.randn(2, 5, 4, generator=rng)
+    rest = (torch.tensor([[20.0, 80.0], [70.0, 30.0]]), torch.ones(2, 3))
+    t = torch.tensor([3, 700])
+    assert torch.allclose(less(z, t, text, *rest), whole(z, t, text, *rest), atol=1e-5)
+    assert not torch.allclose(less(z, t, text + 1, *rest), less(z, t, text, *rest), atol=1e-3)
+
+    # Without a report there is nothing left to attend to.
+    alone = UNet(UNetConfig(**numbers, self_attention_levels=(False, True)), context_width=None)
+    assert not any(
+        name.startswith(("down_blocks.0.attentions", "up_blocks.1.attentions")) for name in alone.state_dict()
+    )
+    assert any(name.startswith("down_blocks.1.attentions") for name in alone.state_dict())
+
+
+def test_self_attention_is_said_of_every_level() -> None:
+    numbers = {"channels": [8, 16], "attention_levels": [True, True], "num_head_channels": 8, "norm_num_groups": 8}
+    table = {"in_channels": 2, "out_channels": 2, "num_res_blocks": [1, 1], **numbers, "self_attention_levels": [True]}
+    with pytest.raises(CardError, match="self_attention_levels"):
+        read_settings(UNetConfig, table, "unet")

@@ -54,11 +54,15 @@ def test_the_card_pins_what_was_written(model):
 
 
 def test_new_weights_do_not_inherit_what_was_measured_with_others(tmp_path, model, weights):
-    measured = {"presets": {"fast": {"measured": {"kid": 0.01}}}}
+    figures = {"autoencoder_psnr_db": {"t2w": 33.0}, "denoiser_validation": {"loss": 0.1}, "class_head_auc": 1.0}
+    measured = {"presets": {"fast": {"measured": {"kid": 0.01}}}, "measured": figures}
     kept = write_model_folder(tmp_path / "kept", model, copy_parts=["autoencoder"], updates=measured)
     assert kept.presets["fast"].measured == {"kid": 0.01}
-    trained = write_model_folder(tmp_path / "trained", kept, parts={"autoencoder": weights})
+    assert kept.measured == figures
+    new = {"measured": {"autoencoder_psnr_db": {"t2w": 34.0}}}
+    trained = write_model_folder(tmp_path / "trained", kept, parts={"autoencoder": weights}, updates=new)
     assert trained.presets["fast"].measured == {}
+    assert trained.measured == {"denoiser_validation": {"loss": 0.1}} | new["measured"]
     assert trained.presets["fast"].sampler == kept.presets["fast"].sampler
 
 

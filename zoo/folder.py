@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ def write_model_folder(
 
     Each file appears under its name only when whole, and card.toml comes last: a killed run leaves the former card or
     none. Parts of the card that are neither given nor copied are listed without files, as still to be trained; parts
-    already in `out` from an earlier call are kept. What was measured for presets goes with the old weights.
+    already in `out` from an earlier call are kept. Figures go with the old weights, but for those named after a part
+    that is not replaced, such as `autoencoder_psnr_db`.
 
     Args:
         out: The folder; created if need be.
@@ -49,11 +50,10 @@ def write_model_folder(
     for name in updates.get("provenance", {}):
         # The record of a run is replaced, never mixed with that of the run before.
         document.get("provenance", {}).pop(name, None)
+    replaced = {*parts, *(["text_encoder"] if text_encoder is not None else [])}
+    if replaced:
+        _forget_figures(document, replaced)
     document = _merge(document, updates)
-    if parts or text_encoder is not None:
-        # The fidelity of presets was measured with other weights.
-        for preset in document.get("presets", {}).values():
-            preset.pop("measured", None)
     kept = read_card(out / "card.toml").document["parts"] if (out / "card.toml").is_file() else {}
     sources: dict[str, list[tuple[Path, str]]] = {name: part_sources(card, name) for name in copy_parts}
     if text_encoder is not None:
@@ -76,6 +76,16 @@ def write_model_folder(
     remove_remains([out / "card.toml"])
     write_card(out / "card.toml", document)
     return read_card(out / "card.toml")
+
+
+def _forget_figures(document: dict[str, Any], replaced: Collection[str]) -> None:
+    """Drops what was measured with weights that are about to be replaced, in place."""
+    others = tuple(name for name in document["parts"] if name not in replaced)
+    figures = document.pop("measured", {})
+    kept = {name: value for name, value in figures.items() if name.startswith(others)}
+    document |= {"measured": kept} if kept else {}
+    for preset in document.get("presets", {}).values():
+        preset.pop("measured", None)
 
 
 def write_card(path: Path, document: Mapping[str, Any]) -> None:

@@ -71,6 +71,9 @@ class Upsample(nn.Module):
 class Autoencoder(AutoencoderKlMaisi):
     """KL autoencoder: image [B, 1, X, Y, Z] in 0..1 to latent [B, c, X/4, Y/4, Z/4] and back."""
 
+    # `stages.decode_latent` decodes the items of a batch one after another.
+    item_by_item = ("decoder",)
+
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(
             spatial_dims=config.spatial_dims,

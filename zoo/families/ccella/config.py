@@ -82,6 +82,9 @@ class UNetConfig:
     With `coordinates`, the first convolution also sees where each latent voxel lies (Liu et al. 2018, "An intriguing
     failing of convolutional neural networks and the CoordConv solution"): left and right of a symmetric anatomy look
     alike, and a small U-Net hardly learns them from the zeros beyond the border.
+
+    `self_attention_levels` says which of the `attention_levels` attend to the latent besides the report; none given
+    means all. Attention to the latent grows with the square of its voxels, attention to the report with their number.
     """
 
     in_channels: int
@@ -95,13 +98,20 @@ class UNetConfig:
     transformer_num_layers: int = 1
     spatial_dims: int = 3
     coordinates: bool = False
+    self_attention_levels: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         check_same_length("num_res_blocks", self.num_res_blocks, self.channels)
         check_same_length("attention_levels", self.attention_levels, self.channels)
+        if self.self_attention_levels:
+            check_same_length("self_attention_levels", self.self_attention_levels, self.channels)
         check_divisible("channels", self.channels, self.norm_num_groups)
         attended = [width for width, attend in zip(self.channels, self.attention_levels, strict=True) if attend]
         check_divisible("channels", (*attended, self.channels[-1]), self.num_head_channels)
+
+    def attends_to_itself(self, level: int) -> bool:
+        """Whether the attention of a level, 0 being the finest, looks at the latent besides the report."""
+        return not self.self_attention_levels or self.self_attention_levels[level]
 
 
 def read_settings(kind: type[Settings], table: Mapping[str, Any], where: str) -> Settings:

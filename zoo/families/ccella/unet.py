@@ -12,7 +12,8 @@ import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
-from torch import Tensor
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetTransformerBlock
+from torch import Tensor, nn
 
 from .config import UNetConfig
 from .norms import make_precise
@@ -20,8 +21,8 @@ from .norms import make_precise
 SPACING_SCALE = 100.0
 # Three coordinates stand beside dozens of noisy latent channels; at their own size a convolution hardly hears them.
 COORDINATE_SCALE = 4.0
-# Tokens from which on the fused attention trains faster on a CPU.
-FUSED_TOKENS = 512
+# Pairs of a query and a key from which on the fused attention trains faster on a CPU.
+FUSED_PAIRS = 512**2
 
 
 class UNet(DiffusionModelUNetMaisi):
@@ -40,7 +41,11 @@ class UNet(DiffusionModelUNetMaisi):
             out_channels=config.out_channels,
             num_res_blocks=config.num_res_blocks,
             num_channels=config.channels,
-            attention_levels=config.attention_levels,
+            # Without a report a level that does not attend to itself has nothing to attend to.
+            attention_levels=[
+                attends and (context_width is not None or config.attends_to_itself(level))
+                for level, attends in enumerate(config.attention_levels)
+            ],
             norm_num_groups=config.norm_num_groups,
             norm_eps=config.norm_eps,
             num_head_channels=config.num_head_channels,
@@ -56,6 +61,10 @@ class UNet(DiffusionModelUNetMaisi):
         levels = len(config.channels)
         blocks = [*self.down_blocks, self.middle_block, *self.up_blocks]
         places = [*range(levels), levels - 1, *reversed(range(levels))]
+        for level, block in zip(places, blocks, strict=True):
+            for module in block.modules():
+                if isinstance(module, DiffusionUNetTransformerBlock) and not config.attends_to_itself(level):
+                    module.norm1, module.attn1 = nn.Identity(), _Nothing()
         # Every attention with the level of the U-Net, 0 being the finest, at which it works.
         self._attentions = [
             (level, module)
@@ -66,19 +75,24 @@ class UNet(DiffusionModelUNetMaisi):
         self._fuse_attention(None)
         make_precise(self)
 
-    def _fuse_attention(self, voxels: int | None) -> None:
+    def _fuse_attention(self, voxels: int | None, words: int = 0) -> None:
         """Switch attentions between PyTorch's fused kernel and MONAI's matrix products; the result is the same.
 
         MONAI's constructor refuses the fused kernel without CUDA, but PyTorch has it on every device. Its backward
-        pass on a CPU is slower than matrix products for the few tokens of a small latent (a tenth of a training step),
+        pass on a CPU is slower than matrix products for the few voxels of a small latent (a tenth of a training step),
         and several times faster for the many of a large one.
 
         Args:
             voxels: of the latent that a CPU is to train on; None fuses every attention.
+            words: of the context.
         """
         for level, module in self._attentions:
-            tokens = None if voxels is None else voxels / 2 ** (level * self.config.spatial_dims)
-            module.use_flash_attention = tokens is None or tokens >= FUSED_TOKENS
+            if voxels is None:
+                module.use_flash_attention = True
+                continue
+            queries = voxels / 2 ** (level * self.config.spatial_dims)
+            keys = words if words and isinstance(module, CrossAttentionBlock) else queries
+            module.use_flash_attention = queries * keys >= FUSED_PAIRS
 
     def forward(  # type: ignore[override]
         self, z: Tensor, t: Tensor, context: Tensor | None, class_input: Tensor, spacing_mm: Tensor
@@ -101,7 +115,8 @@ class UNet(DiffusionModelUNetMaisi):
         if (context is not None) != self.with_conditioning:
             have, given = ("", "none") if self.with_conditioning else ("no ", "one")
             raise ValueError(f"This U-Net has {have}cross-attention, and {given} context was given.")
-        self._fuse_attention(z[0, 0].numel() if z.device.type == "cpu" and torch.is_grad_enabled() else None)
+        training = z.device.type == "cpu" and torch.is_grad_enabled()
+        self._fuse_attention(z[0, 0].numel() if training else None, 0 if context is None else context.shape[1])
         time = self._get_time_and_class_embedding(z, t, None)
         spacing = (spacing_mm * SPACING_SCALE).to(z.dtype)
         parts = [time, self.pirads_layer(class_input.to(z.dtype)), self.spacing_layer(spacing)]
@@ -111,6 +126,14 @@ class UNet(DiffusionModelUNetMaisi):
         h = self.middle_block(h, embedding, context)
         prediction: Tensor = self.out(self._apply_up_blocks(h, embedding, context, skips))
         return prediction
+
+
+class _Nothing(nn.Module):
+    """Stands where self-attention would be; the block adds its result to what was there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero."""
+        return x.new_zeros(())
 
 
 def _coordinates(z: Tensor) -> Tensor:
