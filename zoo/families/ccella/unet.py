@@ -64,7 +64,8 @@ class UNet(DiffusionModelUNetMaisi):
         for level, block in zip(places, blocks, strict=True):
             for module in block.modules():
                 if isinstance(module, DiffusionUNetTransformerBlock) and not config.attends_to_itself(level):
-                    module.norm1, module.attn1 = nn.Identity(), _Nothing()
+                    module.register_module("norm1", nn.Identity())
+                    module.register_module("attn1", _Nothing())
         # Every attention with the level of the U-Net, 0 being the finest, at which it works.
         self._attentions = [
             (level, module)
