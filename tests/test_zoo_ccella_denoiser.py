@@ -94,24 +94,25 @@ def test_unet_predicts_the_same_with_and_without_gradients():
     assert torch.equal(again, fused)
 
 
-def test_training_on_a_cpu_fuses_the_attention_of_many_tokens_alone():
+def test_training_on_a_cpu_fuses_the_attention_of_many_pairs_alone():
     model = small_denoiser()
     blocks = [model.unet.down_blocks[1], model.unet.middle_block, model.unet.up_blocks[1], model.unet.up_blocks[0]]
 
-    def fused(size):
-        given = inputs(size=size)
-        model(**given)
+    def fused(name, size):
+        model(**inputs(size=size))
         found = [
-            {module.use_flash_attention for module in block.modules() if hasattr(module, "use_flash_attention")}
+            [each.use_flash_attention for path, each in block.named_modules() if path.endswith(name)]
             for block in blocks
         ]
-        return [flags.pop() for flags in found if len(flags) == 1]
+        assert all(len(set(flags)) == 1 for flags in found)
+        return [flags[0] for flags in found]
 
-    # Levels 1, 2, 1 and 2 of latents with 512 voxels at level 1.
-    assert fused((16, 16, 16)) == [True, False, True, False]
-    assert fused((16, 16, 8)) == [False] * 4
+    # Levels 1, 2, 1 and 2 of latents with 512 voxels at level 1; the context has 5 words.
+    assert fused("attn1", (16, 16, 16)) == [True, False, True, False]
+    assert fused("attn2", (16, 16, 16)) == [False] * 4
+    assert fused("attn1", (16, 16, 8)) == [False] * 4
     with torch.no_grad():
-        assert fused((8, 8, 8)) == [True] * 4
+        assert fused("attn1", (8, 8, 8)) == fused("attn2", (8, 8, 8)) == [True] * 4
 
 
 def test_unet_refuses_a_missing_or_needless_context():
