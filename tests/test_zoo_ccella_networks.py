@@ -219,8 +219,11 @@ def test_a_level_without_self_attention_attends_to_the_report_alone() -> None:
     assert any(name.startswith("down_blocks.1.attentions") for name in alone.state_dict())
 
 
-def test_self_attention_is_said_of_every_level() -> None:
-    numbers = {"channels": [8, 16], "attention_levels": [True, True], "num_head_channels": 8, "norm_num_groups": 8}
-    table = {"in_channels": 2, "out_channels": 2, "num_res_blocks": [1, 1], **numbers, "self_attention_levels": [True]}
-    with pytest.raises(CardError, match="self_attention_levels"):
+@pytest.mark.parametrize(
+    ("levels", "message"), [([True], "has 1 values for 2 levels"), ([True, True], "without attention")]
+)
+def test_self_attention_is_said_of_every_level_that_attends(levels, message) -> None:
+    numbers = {"channels": [8, 16], "attention_levels": [False, True], "num_head_channels": 8, "norm_num_groups": 8}
+    table = {"in_channels": 2, "out_channels": 2, "num_res_blocks": [1, 1], **numbers, "self_attention_levels": levels}
+    with pytest.raises(CardError, match=message):
         read_settings(UNetConfig, table, "unet")

@@ -160,7 +160,7 @@ def plan_trajectory(card: Card, options: DenoiserTraining) -> Trajectory:
 
 
 def student_card(teacher: Teacher) -> Card:
-    """The card that a student's is derived from: its own sampler, none of what was measured for the teacher."""
+    """The card that a student's is derived from: its own sampler; the teacher's figures go when weights are stored."""
     card, trajectory = teacher.card, teacher.trajectory
     document: dict[str, Any] = copy.deepcopy(dict(card.document))
     document["sampler"] = {
@@ -172,8 +172,6 @@ def student_card(teacher: Teacher) -> Card:
     }
     # Presets name steps that a student does not know.
     document.pop("presets", None)
-    measured = document.pop("measured", {})
-    document["measured"] = {name: value for name, value in measured.items() if name.startswith("autoencoder")}
     provenance = document.setdefault("provenance", {})
     history = {name: provenance.pop(name) for name in ("denoiser", "teacher") if name in provenance}
     provenance["teacher"] = {

@@ -105,6 +105,14 @@ class UNetConfig:
         check_same_length("attention_levels", self.attention_levels, self.channels)
         if self.self_attention_levels:
             check_same_length("self_attention_levels", self.self_attention_levels, self.channels)
+            if any(
+                own and not attends
+                for own, attends in zip(self.self_attention_levels, self.attention_levels, strict=True)
+            ):
+                raise CardError(
+                    "`self_attention_levels` names a level that `attention_levels` leaves without attention.",
+                    "Set both for that level, or neither.",
+                )
         check_divisible("channels", self.channels, self.norm_num_groups)
         attended = [width for width, attend in zip(self.channels, self.attention_levels, strict=True) if attend]
         check_divisible("channels", (*attended, self.channels[-1]), self.num_head_channels)
