@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ..zoo.card import Card
-from ..zoo.generation import Preset, SamplerDefaults
+from ..zoo.generation import Generation, Preset, SamplerDefaults
 from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
 from ..zoo.inventory import describe_pins
 from ..zoo.modelcard import flatten_table
@@ -139,24 +139,34 @@ def _describe_preset(preset: Preset) -> str:
     return _describe_sampler(preset.sampler) + (f" ({figures})" if figures else " (fidelity not measured)")
 
 
+def _describe_generation(generation: Generation) -> dict[str, str]:
+    """How the model makes images."""
+    schedule = generation.schedule
+    return {
+        "sampler": _describe_sampler(generation.sampler),
+        **{f"preset {name}": _describe_preset(preset) for name, preset in generation.presets.items()},
+        "schedule": f"{schedule.train_timesteps} timesteps, {schedule.beta_schedule}, predicts {schedule.prediction}",
+    }
+
+
 def _describe(card: Card) -> dict[str, str]:
     """What a person wants to know of a model, one line each."""
-    image, schedule = card.image, card.schedule
+    image = card.image
     spacing = "any" if image.spacing_mm is None else " x ".join(f"{step:g}" for step in image.spacing_mm)
     size = " x ".join(map(str, image.shape))
     lines = {
         "model": card.id,
         "title": card.title,
-        "about": card.description,
-        "use": card.intended_use,
+        "about": " ".join(card.description.split()),
+        "use": " ".join(card.intended_use.split()),
         "availability": availability(card),
         "image": f"{size} voxels of {spacing} mm, {image.orientation or 'any'} orientation",
         "channels": ", ".join(f"{channel.name} [{channel.unit}]" for channel in image.channels),
-        "conditions": ", ".join(card.conditions),
-        "sampler": _describe_sampler(card.sampler),
-        **{f"preset {name}": _describe_preset(preset) for name, preset in card.presets.items()},
-        "schedule": f"{schedule.train_timesteps} timesteps, {schedule.beta_schedule}, predicts {schedule.prediction}",
     }
+    if card.conditions:
+        lines["conditions"] = ", ".join(card.conditions)
+    if card.generation is not None:
+        lines |= _describe_generation(card.generation)
     for part in card.parts.values():
         sizes = [file.size for file in part.files]
         stored = "size not stated" if None in sizes else f"{sum(size or 0 for size in sizes) / 1e6:.1f} MB"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from ccella import __version__
 from ccella.cli.main import COMMANDS, run
+from ccella.zoo.registry import list_cards
 
 GROUPS = {"train": ["autoencoder", "denoiser", "text-encoder"], "zoo": ["list", "show"]}
 PATHS = [[]] + [[name] for name in COMMANDS] + [[name, sub] for name, subs in GROUPS.items() for sub in subs]
@@ -117,6 +119,19 @@ def test_zoo_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "preset fast:  dpmsolver++, 20 steps, guidance 1 (fidelity not measured)" in out
     assert run(["zoo", "show", "ccella-pp", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["card"]["schedule"]["train_timesteps"] == 1000
+
+
+@pytest.mark.parametrize("name", [card.id for card in list_cards()])
+def test_zoo_show_shows_every_model_of_the_list(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["zoo", "show", name, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["id"] == document["card"]["id"] == name
+    assert run(["zoo", "show", name]) == 0
+    out, err = capsys.readouterr()
+    lines = dict(re.split(r": +", line, maxsplit=1) for line in out.splitlines())
+    assert (lines["model"], err) == (name, "")
+    assert ("sampler" in lines, "schedule" in lines) == ("sampler" in document["card"], "schedule" in document["card"])
+    assert set(document["card"]["parts"]) <= set(lines)
 
 
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
