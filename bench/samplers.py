@@ -1,9 +1,9 @@
 """Few-step samplers against the published one: KID, FID with their floor, prompt fidelity and seconds for each.
 
 Samples one exam for each of N reports that no training has seen, with every sampler at every number of steps, with the
-card's presets, whose timesteps are their own, and with the published sampler (1000 steps of DDPM), all at the same
-guidance and from the same noise; with --student also with a student of the model, which has learnt its guidance. Each
-set is compared with the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes
+card's presets, whose timesteps are their own, and with the published sampler (1000 steps of DDPM, no guidance), all
+from the same noise; with --student also with a student of the model, which has learnt its guidance. Each set is
+compared with the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes
 on where it was.
 
     python bench/samplers.py -n 200
@@ -41,7 +41,7 @@ from ccella.zoo.runs import read_run
 
 DOCS = RESULTS.parents[1] / "docs"
 PROMPT_FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
-PAPER = "ddpm"
+PUBLISHED = "paper"
 STUDENT = "student"
 
 
@@ -67,9 +67,9 @@ class Way:
 INTRODUCTION = """# Few steps against the published sampler
 
 Made by `python bench/samplers.py -n {n}` with {model}: one exam for each of {n} reports that no training has seen,
-from the same noise in every row, with guidance {guidance:g}, compared with the phantoms of the same reports. Rows of a
-sampler visit timesteps denser towards the clean image, down to 0; presets the timesteps that the card lists; the
-published sampler all of them.
+from the same noise in every row, compared with the phantoms of the same reports. Rows of a sampler visit timesteps
+denser towards the clean image, down to {last}, with guidance {guidance:g}; presets what the card says; the published
+sampler all timesteps, without guidance.
 
 - KID and FID: extractor `{extractor}` on whole volumes, mean of the sequences. FID depends on the number of exams, so
   its floor, phantoms against phantoms in halves of {half}, stands beside `FID of halves`. The floor of KID is
@@ -141,6 +141,7 @@ def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: d
     intro = INTRODUCTION.format(
         n=options.n, model=options.model, guidance=options.guidance, extractor=options.extractor,
         machine=describe_machine(), half=options.n // 2, kid=rows[0]["kid_floor"], fid=rows[0]["fid_floor"],
+        last=find_card(options.model).sampler.last_timestep,
     )  # fmt: skip
     columns = [*("sampler", "steps", "KID (95 %)", "FID"), *PROMPT_FIGURES, *("FID of halves", "seconds")]
     lines = [intro, "| " + " | ".join(columns).replace("_", " ") + " |", "|---" * len(columns) + "|"]
@@ -187,7 +188,7 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
         for sampler in dict.fromkeys(row["sampler"] for row in rows if not row["published"]):
             own = [row for row in rows if row["sampler"] == sampler and not row["published"]]
             axes.plot([row["steps"] for row in own], [value(row) for row in own], marker="o", label=sampler)
-        label = f"{PAPER}, {published['steps']} steps"
+        label = f"published, {published['steps']} steps"
         axes.axhline(value(published), color="black", linestyle="--", label=label)
         axes.set(title=title, xlabel="steps", xscale="log")
         axes.set_xticks(sorted({row["steps"] for row in rows if not row["published"]}))
@@ -200,19 +201,23 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
 
 def ways_of(card: Card, options: argparse.Namespace) -> list[Way]:
     """The rows of the table, the published sampler last."""
-    guidance = ("--model", options.model, "--guidance", str(options.guidance))
-
-    def way(sampler: str, steps: int, **also: Any) -> Way:
-        return Way(sampler, steps, (*guidance, "--sampler", sampler, "--steps", str(steps)), **also)
-
-    ways = [way(name, int(steps)) for name in options.samplers.split(",") for steps in options.steps.split(",")]
+    model = ("--model", options.model)
+    guided = (*model, "--guidance", str(options.guidance))
+    ways = [
+        Way(name, int(steps), (*guided, "--sampler", name, "--steps", steps))
+        for name in options.samplers.split(",")
+        for steps in options.steps.split(",")
+    ]
     for name, preset in card.presets.items():
-        if preset.sampler.steps != options.published_steps:
-            ways.append(Way(f"preset {name}", preset.sampler.steps, (*guidance, "--preset", name), name))
+        if name != PUBLISHED:
+            ways.append(Way(f"preset {name}", preset.sampler.steps, (*model, "--preset", name), name))
     if options.student is not None:
         ways.append(Way(STUDENT, find_card(options.student).sampler.steps, ("--model", options.student)))
-    as_preset = [name for name, preset in card.presets.items() if preset.sampler.steps == options.published_steps]
-    return [*ways, way(PAPER, options.published_steps, preset=next(iter(as_preset), None), published=True)]
+    published = card.presets[PUBLISHED].sampler
+    fewer = () if options.published_steps is None else ("--steps", str(options.published_steps))
+    count = options.published_steps or published.steps
+    last = Way(published.name, count, (*model, "--preset", PUBLISHED, *fewer), PUBLISHED, published=True)
+    return [*ways, last]
 
 
 def measure(options: argparse.Namespace, way: Way, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
@@ -244,8 +249,8 @@ def main() -> None:
     parser.add_argument("--samplers", default="ddim,dpmsolver++,unipc")
     parser.add_argument("--steps", default="5,10,20,50", help="numbers of steps")
     parser.add_argument("--student", help="a student of the model, for a row of its own")
-    parser.add_argument("--published-steps", type=int, default=1000, help="steps of the published sampler")
-    parser.add_argument("--guidance", type=float, help="for all rows; default: the model's")
+    parser.add_argument("--published-steps", type=int, help="fewer steps of the published sampler: a trial")
+    parser.add_argument("--guidance", type=float, help="of the samplers' rows; default: the model's")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--extractor", default="pyramid")
     parser.add_argument("--write-card", action="store_true", help="put the figures of presets into the model's card")
@@ -256,8 +261,8 @@ def main() -> None:
     card = find_card(options.model)
     if options.guidance is None:
         options.guidance = card.sampler.guidance_scale
-    elif options.write_card:
-        parser.error("--write-card goes with the model's own guidance only")
+    if options.write_card and options.published_steps is not None:
+        parser.error("--write-card goes with all steps of the published sampler")
     phantoms = options.work / f"phantoms-{options.n}"
     run("phantom", "-n", options.n, "--seed", TEST_SEED, "--prevalence", 0.5, "-o", phantoms, "-q")
     write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")

@@ -73,7 +73,7 @@ def choose_settings(
     """Fills what the user left open from the card, or from one of its presets.
 
     The own timestep table of the card or preset serves its own number of steps; another number takes the quadratic
-    table, or an even one for a rectified flow.
+    table down to its last timestep, or an even one for a rectified flow.
 
     Args:
         card: The model.

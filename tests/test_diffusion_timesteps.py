@@ -11,6 +11,8 @@ def test_golden_tables():
     assert timestep_table(1000, 10, "leading") == (900, 800, 700, 600, 500, 400, 300, 200, 100, 0)
     # 999 k^2 / 81 for k = 9 .. 0
     assert timestep_table(1000, 10, "quadratic") == (999, 789, 604, 444, 308, 197, 111, 49, 12, 0)
+    # (sqrt(44) + (sqrt(999) - sqrt(44)) k / 7)^2 for k = 7 .. 0
+    assert timestep_table(1000, 8, "quadratic", last=44) == (999, 786, 599, 437, 301, 190, 104, 44)
     assert timestep_table(1000, 3, "trailing") == (999, 666, 332)
     assert timestep_table(1000, 1, "trailing") == (999,)
     assert timestep_table(1000, 1, "quadratic") == (999,)
@@ -36,6 +38,26 @@ def test_every_table_is_valid_and_has_its_length(data):
         assert table[0] == train - 1
     if spacing == "leading" or (spacing == "quadratic" and steps > 1):
         assert table[-1] == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_quadratic_table_ends_where_it_is_told(data):
+    train = data.draw(st.integers(2, 1200))
+    last = data.draw(st.integers(0, train - 2))
+    steps = data.draw(st.integers(2, train - last))
+    table = timestep_table(train, steps, "quadratic", last)
+    assert check_table(table, train) == table
+    assert (table[0], table[-1], len(table)) == (train - 1, last, steps)
+    if steps == train - last:
+        assert table == tuple(range(train - 1, last - 1, -1))
+
+
+def test_an_end_without_room_or_meaning_is_refused():
+    with pytest.raises(ValueError, match="between 1 and 956 with timesteps of 44 and above, got 957"):
+        timestep_table(1000, 957, "quadratic", 44)
+    with pytest.raises(ValueError, match="'trailing' does not end"):
+        timestep_table(1000, 10, "trailing", 44)
 
 
 @pytest.mark.parametrize("steps", [20, 50, 100, 250])

@@ -4,6 +4,7 @@ import pytest
 
 from ccella.zoo.card import parse_card, read_card
 from ccella.zoo.errors import CardError
+from ccella.zoo.forward import choose_timesteps
 from ccella.zoo.registry import availability, list_cards
 
 CARDS = {card.id: card for card in list_cards()}
@@ -94,7 +95,8 @@ def test_timesteps_must_match_the_steps():
 def test_every_model_has_the_three_presets_and_paper_is_the_paper(model):
     presets = CARDS[model].presets
     assert list(presets) == ["fast", "balanced", "paper"]
-    assert (presets["paper"].sampler.name, presets["paper"].sampler.steps) == ("ddpm", 1000)
+    paper = presets["paper"].sampler
+    assert (paper.name, paper.steps, paper.guidance_scale, paper.last_timestep) == ("ddpm", 1000, 1.0, 0)
     steps = [preset.sampler.steps for preset in presets.values()]
     assert steps == sorted(set(steps))
 
@@ -113,8 +115,27 @@ def test_a_preset_has_the_models_guidance_its_own_table_and_its_figures():
     assert presets["plain"].sampler.guidance_scale == 1.0
 
 
+def test_tables_of_other_numbers_of_steps_end_at_the_last_timestep():
+    changed = document()
+    changed["sampler"] = {"name": "ddpm", "steps": 24, "last_timestep": 44}
+    changed["presets"] = {"whole": {"sampler": "ddpm", "steps": 1000, "last_timestep": 0}}
+    card = parse_card(changed, BUNDLED)
+    assert choose_timesteps(card, card.sampler, 8) == (999, 786, 599, 437, 301, 190, 104, 44)
+    assert choose_timesteps(card, card.presets["whole"].sampler, 1000) == tuple(range(999, -1, -1))
+    changed["presets"]["whole"].pop("last_timestep")
+    assert "presets.whole.last_timestep" in failure(changed)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("sampler", "heun"), ("steps", 0), ("steps", 1001), ("timesteps", [9, 8]), ("measured", 0.5)]
+    ("key", "value"),
+    [
+        ("sampler", "heun"),
+        ("steps", 0),
+        ("steps", 1001),
+        ("timesteps", [9, 8]),
+        ("last_timestep", -1),
+        ("measured", 0.5),
+    ],
 )
 def test_a_wrong_value_of_a_preset_is_named(key, value):
     changed = document()

@@ -28,16 +28,18 @@ def choose_timesteps(card: Card, sampler: SamplerDefaults, steps: int) -> tuple[
     Args:
         card: The model.
         sampler: The card's own or that of a preset: its table serves its number of steps.
-        steps: How many are wanted. Another number than the sampler's takes the quadratic table, or an even one for a
-            rectified flow: a straight line is followed in even steps; a curved one needs more towards the clean end.
+        steps: How many are wanted. Another number than the sampler's takes the quadratic table down to its last
+            timestep, or an even one for a rectified flow: a straight line is followed in even steps; a curved one needs
+            more towards the clean end.
 
     Raises:
         ValueError: There are more steps than timesteps of training, or none.
     """
     if sampler.timesteps is not None and steps == sampler.steps:
         return sampler.timesteps
-    flow = card.schedule.prediction == "flow"
-    return timestep_table(card.schedule.train_timesteps, steps, "trailing" if flow else "quadratic")
+    if card.schedule.prediction == "flow":
+        return timestep_table(card.schedule.train_timesteps, steps, "trailing")
+    return timestep_table(card.schedule.train_timesteps, steps, "quadratic", sampler.last_timestep)
 
 
 def preconditioner(card: Card) -> Preconditioner | None:

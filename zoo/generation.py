@@ -13,7 +13,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
 PRECONDITIONINGS = ("none", "edm")
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
-_SAMPLER_KEYS = ("steps", "guidance_scale", "eta", "timesteps")
+_SAMPLER_KEYS = ("steps", "guidance_scale", "eta", "timesteps", "last_timestep")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class SamplerDefaults:
         eta: Share of ancestral noise in DDIM, 0 to 1.
         timesteps: The timestep table for `steps`, descending; None means the quadratic table of `steps`.
         distilled: The network is a student that was trained for this table alone.
+        last_timestep: Where the quadratic table of another number of steps ends: the least noise at which the network
+            has something to say.
     """
 
     name: str
@@ -73,6 +75,7 @@ class SamplerDefaults:
     eta: float
     timesteps: tuple[int, ...] | None
     distilled: bool = False
+    last_timestep: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,14 @@ def parse_generation(top: Table, image: ImageSpec) -> Generation | None:
     schedule = _schedule(top.table("schedule"))
     table = top.table("sampler")
     table.allow("name", "distilled", *_SAMPLER_KEYS)
-    sampler = _sampler(table, "name", schedule, 1.0)
+    sampler = _sampler(table, "name", schedule, 1.0, 0)
     presets = {}
     group = top.table("presets", {})
     for name in group.data:
         table = group.table(name)
         table.allow("sampler", "measured", *_SAMPLER_KEYS)
-        # What a guidance scale does depends on the model, not on the solver: presets share the model's own.
-        chosen = _sampler(table, "sampler", schedule, sampler.guidance_scale)
+        # What guidance and the last timesteps do depends on the model, not on the solver: presets share the model's.
+        chosen = _sampler(table, "sampler", schedule, sampler.guidance_scale, sampler.last_timestep)
         presets[name] = Preset(chosen, MappingProxyType(dict(table.table("measured", {}).data)))
     return Generation(_latent(top.table("latent"), image), schedule, sampler, MappingProxyType(presets))
 
@@ -156,7 +159,9 @@ def _schedule(table: Table) -> Schedule:
     )
 
 
-def _sampler(table: Table, name_key: str, schedule: Schedule, guidance_scale: float) -> SamplerDefaults:
+def _sampler(
+    table: Table, name_key: str, schedule: Schedule, guidance_scale: float, last_timestep: int
+) -> SamplerDefaults:
     steps = table.integer("steps", minimum=1)
     train_timesteps = schedule.train_timesteps
     if steps > train_timesteps:
@@ -166,6 +171,11 @@ def _sampler(table: Table, name_key: str, schedule: Schedule, guidance_scale: fl
         descending = all(a > b for a, b in itertools.pairwise(timesteps))
         if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
             raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
+    last = table.integer("last_timestep", last_timestep, minimum=0)
+    if last and schedule.beta_schedule == "rectified_flow":
+        raise table.fail("last_timestep", "0 for a rectified flow, whose timesteps are even")
+    if timesteps is None and steps > train_timesteps - last:
+        raise table.fail("last_timestep", f"at most {train_timesteps - steps}, which leaves {steps} timesteps")
     distilled = table.flag("distilled", False)
     if distilled and timesteps is None:
         raise table.fail("timesteps", "the table that the student was trained for")
@@ -176,4 +186,5 @@ def _sampler(table: Table, name_key: str, schedule: Schedule, guidance_scale: fl
         table.number("eta", 0.0),
         timesteps,
         distilled,
+        last,
     )
