@@ -1,17 +1,14 @@
 """The exams of a study: made or found, divided into splits and parts."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..imaging.atomic import write_text
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..pipeline.seeds import Shard
 from .definition import Study
-from .partitions import fraction_name, partition_exams, split_exams
+from .partitions import partition_exams, split_exams
 from .sharing import Say, hold
 from .sources import institution_exams, sample_exams, synthetic_exams
 
@@ -34,7 +31,7 @@ class StudyExams:
 
 
 def gather_exams(study: Study, out: Path, device: str, say: Say, shard: Shard | None = None) -> StudyExams:
-    """Finds or makes the exams of a study, and writes who is in which part to `partitions.csv`.
+    """Finds or makes the exams of a study, and divides them.
 
     Args:
         study: The study.
@@ -62,9 +59,7 @@ def gather_exams(study: Study, out: Path, device: str, say: Say, shard: Shard | 
     synthetic = _synthetic(study, first["train"], out, device, say, shard) if "synthetic" in study.pretraining else {}
     for each in synthetic.values():
         _check_files(each, second["test"])
-    found = StudyExams(first, second, partition_exams(second["train"], study.fractions, study.seed), synthetic)
-    _write_partitions(out / "partitions.csv", found)
-    return found
+    return StudyExams(first, second, partition_exams(second["train"], study.fractions, study.seed), synthetic)
 
 
 def _synthetic(
@@ -95,19 +90,3 @@ def _check_files(training: Sequence[Exam], test: Sequence[Exam]) -> None:
         for path in exam.files.values():
             if path.resolve() in learnt:
                 raise InputError(f"{path} is among the exams to learn from and to test on.", "Give each set its own.")
-
-
-def _write_partitions(path: Path, exams: StudyExams) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("set", "split", "id", "patient_id", "class", "smallest_part_percent"))
-    smallest = {exam.id: fraction for fraction in sorted(exams.parts, reverse=True) for exam in exams.parts[fraction]}
-    for name, splits in (("institution1", exams.first), ("institution2", exams.second)):
-        for split, members in splits.items():
-            for exam in members:
-                part = fraction_name(smallest[exam.id]) if name == "institution2" and exam.id in smallest else ""
-                writer.writerow((name, split, exam.id, exam.patient_id, exam.label, part))
-    for name, members in exams.synthetic.items():
-        for exam in members:
-            writer.writerow((f"synthetic-{name}", "train", exam.id, exam.patient_id, exam.label, ""))
-    write_text(path, text.getvalue())

@@ -13,10 +13,10 @@ from ..pipeline.run_lock import RunLock
 from ..pipeline.seeds import Shard
 from .definition import Study
 from .exams import StudyExams, gather_exams
+from .inputs import STUDY_FILE, check_models, record_inputs
 from .plan import ZERO_SHOT, Run, plan_runs
 from .sharing import Say, chain_of, hold, share_runs
 
-STUDY_FILE = "study.json"
 PREDICTIONS = "predictions.csv"
 
 
@@ -36,7 +36,8 @@ def run_study(
         Number of runs that were made now.
 
     Raises:
-        InputError: The folder is of another study, or exams cannot be used.
+        InputError: The folder is of another study, its runs were made from other exams or models, or exams cannot be
+            used.
         RunFolderError: Another process works in the folder.
         TrainingInterrupted: Stopped; the same call goes on.
     """
@@ -50,7 +51,9 @@ def run_study(
         say(f"{len(mine) - len(missing)} of {len(mine)} runs{f' of shard {shard}' if shard else ''} are done.")
         made = 0
         if missing:
+            check_models(study, out, say)
             exams = gather_exams(study, out, device, say, shard)
+            record_inputs(study, exams, out, say)
             for run in missing:
                 # Shards of another number may have begun the same chain.
                 with hold(out, "-".join(map(str, ("chain", *chain_of(run)))), say):

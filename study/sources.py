@@ -158,7 +158,7 @@ def _for_the_study(folder: Path) -> Iterator[None]:
     try:
         yield
     except RunFolderError as error:
-        remedy = f"Remove {folder} to have its exams sampled anew, or give another study folder with -o."
+        remedy = f"Give another study folder with -o; or, where no run is done yet, remove {folder}."
         if isinstance(error.__cause__, OSError):
             remedy = "Make room or set permissions, then give the same command again."
         raise RunFolderError(str(error), remedy) from error.__cause__

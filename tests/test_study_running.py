@@ -168,7 +168,7 @@ def test_samples_of_another_sampler_are_refused_with_a_remedy_that_a_study_has(
     (samples / "run.json").write_text(json.dumps(recorded), encoding="utf-8")
     assert ccella(["study", "run", str(folder / "study.toml"), "-o", str(out), "--device", "cpu"]) == 2
     message = capsys.readouterr().err
-    assert f"Remove {samples} to have its exams sampled anew" in message
+    assert f"Give another study folder with -o; or, where no run is done yet, remove {samples}." in message
     assert "--" not in message.split("error: ")[1]
 
 
