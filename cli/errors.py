@@ -2,13 +2,13 @@
 
 import errno
 import os
-import sys
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import click
 
+from ..export.errors import OutOfMemoryError, find_failed_allocation
 from ..imaging.errors import InputError
 from ..pipeline.errors import ItemsFailedError, RunFolderError
 from ..zoo.errors import AccessError, CardError, DigestMismatchError, UnknownModelError, WeightsMissingError
@@ -146,28 +146,26 @@ def _ours(error: BaseException, options: Collection[str]) -> Failure | None:
 
 
 def _memory(error: BaseException, options: Collection[str]) -> Failure | None:
-    # torch is not imported for this: only where it already is can one of its errors have been raised.
-    torch = sys.modules.get("torch")
-    kinds: tuple[type[BaseException], ...] = (MemoryError,)
-    if torch is not None:
-        kinds += (torch.OutOfMemoryError,)
-    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if isinstance(error, kinds) or on_cpu:
-        return Failure(
-            OUT_OF_MEMORY,
-            f"Out of memory: {one_line(str(error)).split('. ')[0] or 'the machine has no more to give'}.",
-            _smaller(options),
-        )
-    return None
+    failed = find_failed_allocation(error)
+    if failed is None:
+        return None
+    return Failure(
+        OUT_OF_MEMORY,
+        f"Out of memory: {one_line(str(failed)).split('. ')[0].rstrip('.') or 'the machine has no more to give'}.",
+        _smaller(options, exported=isinstance(failed, OutOfMemoryError)),
+    )
 
 
-def _smaller(options: Collection[str]) -> str:
-    """What takes less memory with a command of these options."""
-    means = {
-        "--batch-size": "a smaller --batch-size",
-        "--memory": "a smaller --memory",
-        "--precision": "--precision bf16",
-    }
+def _smaller(options: Collection[str], *, exported: bool) -> str:
+    """What takes less memory with a command of these options, where an exported graph failed or PyTorch did."""
+    means = {"--shape": "a smaller --shape", "--batch-size": "a smaller --batch-size"}
+    if exported:
+        means["--memory"] = "--runtime torch (which decodes within --memory)"
+    else:
+        means["--memory"] = "a smaller --memory"
+        # An export has its precision for other reasons, and may be checked where there is none but fp32.
+        if "--shape" not in options:
+            means["--precision"] = "--precision bf16"
     words = ", ".join([*(text for option, text in means.items() if option in options), "or more memory"])
     kept = "; --resume keeps what is done" if "--resume" in options else ""
     return f"Use {words.removeprefix('or ')}{kept}."

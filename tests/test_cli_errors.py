@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ccella.cli.errors import Failure, explain, report
+from ccella.export.errors import OutOfMemoryError
 from ccella.imaging.errors import InputError
 from ccella.pipeline.errors import ItemFailure, ItemsFailedError, RunFolderError
 from ccella.training.interruption import TrainingInterrupted
@@ -43,6 +44,10 @@ def test_failed_items_are_listed_one_per_line() -> None:
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_memory(error: Exception) -> None:
@@ -52,6 +57,37 @@ def test_memory(error: Exception) -> None:
         failure.remedy == "Use a smaller --batch-size, --precision bf16, or more memory; --resume keeps what is done."
     )
     assert explain(error).remedy == "Use more memory."
+    # The decoder's --memory bounds PyTorch; a failed export is helped by smaller shapes.
+    assert explain(error, ["--memory"]).remedy == "Use a smaller --memory, or more memory."
+    assert explain(error, ["--shape", "--precision"]).remedy == "Use a smaller --shape, or more memory."
+
+
+def test_memory_of_an_exported_graph() -> None:
+    error = OutOfMemoryError("ONNX Runtime, executing decoder.fp32.onnx: std::bad_alloc")
+    failure = explain(error, ["--batch-size", "--memory", "--precision", "--resume"])
+    assert failure.code == 6
+    assert failure.sentence == "Out of memory: ONNX Runtime, executing decoder.fp32.onnx: std::bad_alloc."
+    assert failure.remedy == (
+        "Use a smaller --batch-size, --runtime torch (which decodes within --memory), or more memory; "
+        "--resume keeps what is done."
+    )
+    assert explain(error, ["--shape", "--precision"]).remedy == "Use a smaller --shape, or more memory."
+
+
+def test_memory_that_another_error_was_raised_from() -> None:
+    try:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        except RuntimeError as cause:
+            raise ValueError("The export failed.") from cause
+    except ValueError as error:
+        failure = explain(error)
+    assert (failure.code, failure.sentence) == (6, "Out of memory: CUDA out of memory.")
+
+
+def test_what_only_speaks_of_memory_is_something_else() -> None:
+    assert explain(OSError(errno.ENOENT, "No such file", "out of memory.txt")).code == 2
+    assert explain(InputError("out of memory.csv is no manifest.", "Give another.")).code == 2
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR])
