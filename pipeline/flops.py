@@ -58,7 +58,9 @@ def count_exam(
     family = load_family(card.family)
     parameter = next(denoiser.parameters())
     text = torch.zeros(text.shape, dtype=parameter.dtype, device=parameter.device)
-    items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes))] * settings.batch_size
+    # Reports of their own: the adapter works once for those that are the same.
+    spacing_mm = (1.0,) * len(card.image.axes)
+    items = [family.Conditions(text.clone(), False, None, spacing_mm) for _ in range(settings.batch_size)]
     plan = family.prepare(
         card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1]
     )

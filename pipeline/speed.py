@@ -215,8 +215,10 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     text = text.to(device, runtime.dtype)
     flops = count_exam(card, settings, *networks.counted, text)
     spacing_mm = choose_spacing(card, None, "The exam")
+    # Reports of their own: the adapter works once for those that are the same.
+    items = [family.Conditions(text.clone(), False, None, spacing_mm) for _ in range(batch)]
     plan = family.prepare(
-        card, networks.denoiser, [family.Conditions(text, False, None, spacing_mm)] * batch,
+        card, networks.denoiser, items,
         timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1],
     )  # fmt: skip
     yield measure("adapter", plan.run_adapter, flops["adapter"], items=batch)

@@ -1,5 +1,7 @@
 """The adapter's work outside the loop: bounded in memory, and the same as in one batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -81,3 +83,55 @@ def test_the_loop_runs_the_adapter_once_for_each_timestep(card, denoiser):
     assert plan.class_probability.shape == (1,)
     handle.remove()
     assert seen == STEPS
+
+
+@torch.no_grad()
+def count_adapted(denoiser, run):
+    """Timesteps that go through the adapter while `run` works, call by call."""
+    calls: list[int] = []
+    handle = denoiser.ella.register_forward_hook(lambda module, args, output: calls.append(len(args[2])))
+    run()
+    handle.remove()
+    return calls
+
+
+def test_items_of_one_report_share_the_adapters_work(card, denoiser):
+    one, other = CONDITIONS
+    items = [one, replace(one, class_label=0), other, replace(one, spacing_mm=(1.0, 1.0, 1.0))]
+    z = draw(4, *card.latent_shape, seed=3)
+    options = {"timesteps": STEPS[:3], "guidance_scale": 2.0, "null_text": NULL}
+    results: list[torch.Tensor] = []
+
+    def run(conditions):
+        plan = prepare(card, denoiser, conditions, **options)
+        results.extend((plan.predict(z, 1), plan.class_probability))
+
+    # Two reports and the empty one, though three items see the first and all see the last.
+    assert count_adapted(denoiser, lambda: run(items)) == [3, 3, 3]
+    apart = [replace(item, text=item.text.clone()) for item in items]
+    assert count_adapted(denoiser, lambda: run(apart)) == [3] * 5
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
+
+
+def test_the_next_batch_takes_over_what_is_the_same(card, denoiser):
+    z = draw(1, *card.latent_shape, seed=3)
+    options = {"guidance_scale": 2.0, "null_text": NULL}
+    plans, results = [], []
+
+    def run(item, steps):
+        plan = prepare(card, denoiser, [item], timesteps=steps, former=plans[-1] if plans else None, **options)
+        plans.append(plan)
+        results.append(plan.predict(z, 0))
+
+    one, other = CONDITIONS
+    assert count_adapted(denoiser, lambda: run(one, STEPS[:3])) == [3, 3]
+    assert count_adapted(denoiser, lambda: run(one, STEPS[:3])) == []
+    assert count_adapted(denoiser, lambda: run(other, STEPS[:3])) == [3]
+    # The report before was let go; another table is other work.
+    assert count_adapted(denoiser, lambda: run(one, STEPS[:3])) == [3]
+    assert count_adapted(denoiser, lambda: run(one, STEPS[:4])) == [4, 4]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[3])
+    # What is measured is the work, not what was kept of it.
+    assert count_adapted(denoiser, plans[-1].run_adapter) == [4, 4]

@@ -56,6 +56,7 @@ class Family(Protocol):
         timesteps: Sequence[int],
         guidance_scale: float,
         null_text: "torch.Tensor",
+        former: Plan | None = None,
     ) -> Plan: ...
 
     def training_forward(

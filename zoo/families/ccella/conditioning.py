@@ -9,13 +9,10 @@ from torch import Tensor, nn
 from ....diffusion.guidance import guide
 from ...card import Card
 from .denoiser import CLASS_SCALE, CcellaDenoiser
-from .graphs import CompiledDenoiser
+from .graphs import TIMESTEPS_AT_ONCE, CompiledDenoiser
 
 # A part as PyTorch has it, or as another runtime executes it.
 AnyDenoiser = CcellaDenoiser | CompiledDenoiser
-# Timesteps of one report that go through the adapter together: at the published size half a gigabyte in fp32. Fixed,
-# not what happens to be free, so that a run can be repeated bit by bit.
-TIMESTEPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,36 @@ class _Branch:
     class_input: Tensor
 
 
+class _AdapterWork:
+    """What the adapter made of each report in one window of the timestep table, however many items ask for it.
+
+    Reports are told apart as tensors, not by their values: whoever embeds one once gets its work done once. What the
+    next window, or the next batch, does not need is let go before its work begins, so that no more is held than a
+    batch has reports.
+
+    Args:
+        denoiser: Its adapter does the work.
+        timesteps: The timestep table.
+    """
+
+    def __init__(self, denoiser: AnyDenoiser, timesteps: Sequence[int]) -> None:
+        self.denoiser = denoiser
+        self.timesteps = tuple(timesteps)
+        # By start of the window and report; the report is kept, since an id is unique only as long as its object lives.
+        self._done: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def open(self, start: int, texts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Context T N D and class logits T K of each report (L W) in the window that begins at entry `start`."""
+        keys = [(start, id(text)) for text in texts]
+        self._done = {key: work for key, work in self._done.items() if key in keys}
+        device = self.denoiser.device
+        for key, text in zip(keys, texts, strict=True):
+            if key not in self._done:
+                t = torch.tensor(self.timesteps[start : start + TIMESTEPS_AT_ONCE], device=device)
+                self._done[key] = (text, *self.denoiser.ella(text.to(device)[None], None, t))
+        return [self._done[key][1:] for key in keys]
+
+
 class Plan:
     """A batch whose reports go through the adapter for many timesteps at once, outside the sampling loop.
 
@@ -56,6 +83,7 @@ class Plan:
         timesteps: The timestep table.
         guidance_scale: Classifier-free guidance; 1.0 is none.
         null_text: Embedding of the empty report, L W.
+        former: The plan of an earlier batch, whose adapter work is taken over where it is the same.
     """
 
     def __init__(
@@ -66,14 +94,17 @@ class Plan:
         timesteps: Sequence[int],
         guidance_scale: float,
         null_text: Tensor,
+        former: "Plan | None" = None,
     ) -> None:
         device = denoiser.device
         self._denoiser = denoiser
-        self._texts = [item.text.to(device) for item in conditions]
+        self._texts = [item.text for item in conditions]
         self._labels = [item.class_label for item in conditions]
-        self._null_text = null_text.to(device) if guidance_scale != 1.0 else None
+        self._null_text = null_text if guidance_scale != 1.0 else None
         self._timesteps = timesteps
         self._guidance_scale = guidance_scale
+        same = former is not None and former._work.denoiser is denoiser and former._work.timesteps == tuple(timesteps)
+        self._work = former._work if former is not None and same else _AdapterWork(denoiser, timesteps)
         spacing = [item.spacing_mm for item in conditions]
         self._spacing_mm = torch.tensor(spacing, dtype=torch.float32, device=device)
         self._windows = range(0, len(timesteps), TIMESTEPS_AT_ONCE)
@@ -110,23 +141,24 @@ class Plan:
 
     def run_adapter(self) -> None:
         """All of the adapter's work, window by window as in the loop; the first window comes last and is kept."""
+        self._work = _AdapterWork(self._denoiser, self._timesteps)
         for start in reversed(self._windows):
             self._open(start)
 
     def _open(self, start: int) -> None:
         """Computes the window that begins at entry `start` of the timestep table, and lets go of the former one."""
         self._start, self._branches, self._null = start, [], None
-        for text, label in zip(self._texts, self._labels, strict=True):
-            self._branches.append(self._adapt(start, text, label))
-        self._probabilities[start] = [branch.logits.softmax(-1)[:, 1] for branch in self._branches]
+        wanted = list(zip(self._texts, self._labels, strict=True))
         if self._null_text is not None:
-            given = self._denoiser.config.class_input == "given"
-            self._null = self._adapt(start, self._null_text, 0 if given else None)
+            wanted.append((self._null_text, 0 if self._denoiser.config.class_input == "given" else None))
+        works = self._work.open(start, [text for text, _ in wanted])
+        branches = [self._branch(*work, label) for work, (_, label) in zip(works, wanted, strict=True)]
+        self._branches = branches[: len(self._texts)]
+        self._null = None if self._null_text is None else branches[-1]
+        self._probabilities[start] = [branch.logits.softmax(-1)[:, 1] for branch in self._branches]
 
-    def _adapt(self, start: int, text: Tensor, label: int | None) -> _Branch:
+    def _branch(self, context: Tensor, logits: Tensor, label: int | None) -> _Branch:
         """One report at all timesteps of a window; the class that the user chose goes before the predicted one."""
-        t = torch.tensor(self._timesteps[start : start + TIMESTEPS_AT_ONCE], device=self._denoiser.device)
-        context, logits = self._denoiser.ella(text[None], None, t)
         given = None
         if label is not None:
             given = torch.zeros_like(logits)
@@ -148,6 +180,7 @@ def prepare(
     timesteps: Sequence[int],
     guidance_scale: float,
     null_text: Tensor,
+    former: Plan | None = None,
 ) -> Plan:
     """Readies a batch for the sampling loop.
 
@@ -161,11 +194,18 @@ def prepare(
         timesteps: The timestep table, descending.
         guidance_scale: Classifier-free guidance; 1.0 is none and costs no second branch.
         null_text: Embedding of the empty report, L W: what the unconditional branch sees.
+        former: The plan of the batch before. A report that both have as the same tensor, the empty one included, goes
+            through the adapter once where the timestep table is one window; a longer table is passed window by window.
 
     Returns:
         The plan.
     """
     assert isinstance(denoiser, AnyDenoiser)
     return Plan(
-        denoiser, conditions, timesteps=timesteps, guidance_scale=guidance_scale, null_text=null_text
-    )  # fmt: skip
+        denoiser,
+        conditions,
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        null_text=null_text,
+        former=former,
+    )
