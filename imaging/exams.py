@@ -1,5 +1,6 @@
 """Finds exams and makes them into the arrays that a model expects."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .files import check_volume, read_volume
+from .files import check_volume, read_description, read_volume, volume_ending
 from .intensity import parse_intensity
 from .layouts import LOOKED_FOR, Exam, OnProblem, find_in_folder
 from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifest
 from .spec import Channel, ImageSpec
 from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
 
-__all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "load_exam", "read_aligned"]
+__all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "is_synthetic", "load_exam", "read_aligned"]
 
 RUN_MANIFEST = "manifest.jsonl"
 # An image in this unit whose largest values stay below the number is in another unit.
@@ -69,6 +70,27 @@ def find_exams(source: Path | str, channels: Sequence[str], on_problem: OnProble
     if path.suffix.lower() in MANIFEST_ENDINGS:
         return find_in_manifest(path, channels, on_problem)
     raise InputError(f"{path} is neither a folder nor a manifest.", f"Give {LOOKED_FOR}.")
+
+
+def is_synthetic(exam: Exam) -> bool:
+    """Whether a model or simulation made an exam.
+
+    Either the exam's source says so, or a file of it: in the sidecar beside it, or in its NIfTI description, which
+    begins with `synthetic`. One sequence is enough. Raises `InputError` where a file has no readable header.
+    """
+    return exam.synthetic or any(_says_synthetic(path) for path in exam.files.values())
+
+
+def _says_synthetic(path: Path) -> bool:
+    stem = path.name[: len(path.name) - len(volume_ending(path) or "")]
+    sidecar = path.with_name(f"{stem}.json")
+    try:
+        described = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        described = None  # many tools leave a .json beside an image
+    if isinstance(described, dict) and described.get("synthetic") is True:
+        return True
+    return read_description(path).split()[:1] == ["synthetic"]
 
 
 def _read_channel(exam: Exam, channel: Channel) -> Volume:

@@ -81,6 +81,13 @@ def read_volume(path: Path | str) -> Volume:
     )
 
 
+def read_description(path: Path | str) -> str:
+    """The description in a NIfTI file's header; empty for other kinds. Raises `InputError` for an unreadable header."""
+    if volume_ending(path) not in NIFTI_ENDINGS:
+        return ""
+    return bytes(_load_nifti(Path(path)).header["descrip"].item()).decode("latin-1").strip()
+
+
 def _load_nifti(path: Path) -> "Nifti1Image":
     """Reads a NIfTI header."""
     import nibabel as nib

@@ -18,6 +18,8 @@ from .files import VOLUME_ENDINGS, volume_ending
 from .names import channel_names, check_id, match_channel
 
 MARKSHEET = "marksheet.csv"
+# How the marksheet's column `center` begins for exams of `ccella phantom`.
+PHANTOM_CENTER = "phantom"
 LABEL_COLUMNS = ("case_csPCa", "class", "label")
 TEXT_COLUMNS = ("text", "report", "prompt")
 LABELS: Mapping[str, int] = {"yes": 1, "no": 0, "1": 1, "0": 0, "true": 1, "false": 0, "1.0": 1, "0.0": 0}
@@ -40,6 +42,7 @@ class Exam:
         text: Report; None where there is none.
         label: 1 positive, 0 negative; None where unknown.
         spacing_mm: Spacing that the exam stands for, where a manifest states one.
+        synthetic: The source says that a model or simulation made it; `exams.is_synthetic` also asks the files.
         meta: What else the source says.
     """
 
@@ -49,6 +52,7 @@ class Exam:
     text: str | None = None
     label: int | None = None
     spacing_mm: tuple[float, ...] | None = None
+    synthetic: bool = False
     meta: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -234,6 +238,7 @@ def find_in_folder(source: Path, channels: Sequence[str], on_problem: OnProblem 
             files=files,
             text=_find_report(identifier, row, folder, source),
             label=parse_label(row[column], f"exam {identifier!r}") if column else None,
+            synthetic=row.get("center", "").startswith(PHANTOM_CENTER),
             meta=dict(row),
         )
         return check_exam(exam, channels, source)

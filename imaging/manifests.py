@@ -1,7 +1,8 @@
 """Exams as they stand in manifests: one CSV row or JSON line per exam, or the records that another command prints.
 
 A manifest has the key `id` and one per channel with a path relative to the manifest; `patient_id`, `text` (or `report`,
-`prompt`: the words themselves), `report_path`, `class` and `spacing_mm` are optional; the rest is kept as `meta`.
+`prompt`: the words themselves), `report_path`, `class`, `spacing_mm` and `synthetic` are optional; the rest is kept as
+`meta`.
 Records have the keys `id`, `channel` and `path`, one line per volume; consecutive lines of one id are one exam.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from .errors import InputError
 from .layouts import (
     LABEL_COLUMNS,
+    LABELS,
     TEXT_COLUMNS,
     Exam,
     OnProblem,
@@ -47,6 +49,16 @@ def _parse_spacing(value: object, origin: str) -> tuple[float, ...] | None:
     return spacing
 
 
+def _parse_synthetic(value: object, origin: str) -> bool:
+    """Reads whether a model or simulation made an exam; empty is no."""
+    if value in (None, ""):
+        return False
+    flag = LABELS.get(str(value).strip().lower())
+    if flag is None:
+        raise InputError(f"The value {value!r} of 'synthetic' in {origin} is not known.", "Use true or false.")
+    return bool(flag)
+
+
 def _text(row: Mapping[str, object], base: Path, origin: str) -> str | None:
     """The report in a row, or in the file that the row names."""
     if row.get("report_path"):
@@ -65,11 +77,12 @@ def _build(row: Mapping[str, object], files: Mapping[str, Path], base: Path, ori
         raise InputError(f"{origin} has no id.", "Give every line a key 'id'.")
     return Exam(
         id=str(identifier),
-        patient_id=str(_first(row, ("patient_id", "id"))),
+        patient_id=str(_first(row, ("patient_id", "prompt_id", "id"))),
         files=files,
         text=_text(row, base, origin),
         label=parse_label(_first(row, LABEL_COLUMNS), origin),
         spacing_mm=_parse_spacing(row.get("spacing_mm"), origin),
+        synthetic=_parse_synthetic(row.get("synthetic"), origin),
         meta=dict(row),
     )
 

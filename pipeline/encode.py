@@ -9,7 +9,7 @@ import torch
 
 from ..imaging.atomic import write_json
 from ..imaging.errors import InputError
-from ..imaging.exams import Exam, PreparedExam, load_exam
+from ..imaging.exams import Exam, PreparedExam, is_synthetic, load_exam
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.record import Record
@@ -85,7 +85,7 @@ class _Encoder:
             {
                 "channels": list(self.card.image.channel_names),
                 "patient_id": exam.patient_id,
-                "synthetic": False,
+                "synthetic": is_synthetic(exam),
                 "prompt": exam.text or None,
                 "prompt_truncated": cut,
                 "text_path": stored,

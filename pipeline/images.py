@@ -98,7 +98,7 @@ def write_images(
     """
     _, write = _format(card)
     channels = card.image.channels
-    description = "synthetic" if data["synthetic"] else "reconstruction"
+    description = _origin(data)
     records = []
     for c, (channel, name) in enumerate(zip(channels, image_names(card, item_id), strict=True)):
         mapping = parse_intensity(channel.intensity)
@@ -122,6 +122,11 @@ def write_images(
     return records
 
 
+def _origin(data: Mapping[str, Any]) -> str:
+    """What an image is: made by a model or simulation, or a real exam that went through an autoencoder."""
+    return "synthetic" if data["synthetic"] else "reconstruction"
+
+
 class Preview:
     """A mosaic of the first items of a run, drawn from the files, so that a resumed run shows the same."""
 
@@ -142,7 +147,7 @@ class Preview:
             return
         records = [record for group in self._items.values() for record in group]
         items = [_draw(group) for group in group_items(records)]
-        label = "synthetic" if all(record.data["synthetic"] for record in records) else "reconstruction"
+        label = " and ".join(sorted({_origin(record.data) for record in records}, reverse=True))
         spacing = records[0].data["spacing_mm"]
         target = self._run.named("preview.png")
         self._run.write_file(target, lambda path: write_mosaic(path, items, spacing_mm=spacing, label=label))
