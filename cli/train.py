@@ -190,8 +190,8 @@ def train_classifier_command(
     The model gives the architecture, image grid and default options: classifier (the published one, the default),
     classifier/phantom, or a classifier that was trained before.
     """
-    from ..imaging.exams import find_exams
     from ..training.classifier import STAGE, ClassifierTraining, classifier_defaults, select_channels, train_classifier
+    from ..training.classifier_data import gather_exams
     from ..training.config import resolve_options
 
     if start is not None and (model is not None or given["finetune"] is False):
@@ -203,7 +203,7 @@ def train_classifier_command(
     explicit = parse_options({**given, "finetune": finetune or None})
     options = resolve_options(ClassifierTraining, STAGE, classifier_defaults(card, finetune=finetune), explicit, config)
     names = card.image.channel_names
-    learnt, judged = ([exam for path in paths for exam in find_exams(path, names)] for paths in (training, validation))
+    learnt, judged = gather_exams(training, names), gather_exams(validation, names)
     progress = train_classifier(card, learnt, judged, out, options, resume=resume, log=say, allow=parse_allowed(given))
     _print_result(STAGE, out, progress, as_json)
 

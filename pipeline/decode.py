@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What an image inherits from its latent.
 INHERITED = (
     "prompt", "prompt_truncated", "conditions", "class", "class_probability", "seed", "sampler", "spacing_mm",
-    "patient_id", "meta",
+    "patient_id", "prompt_id", "meta",
 )  # fmt: skip
 
 

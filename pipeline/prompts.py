@@ -1,6 +1,7 @@
 """Prompts: what to sample, from text files, folders, manifests or standard input."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from .seeds import MAX_SEED
 TEXT_COLUMNS = ("prompt", "text", "report")
 CLASS_COLUMNS = ("class", "case_csPCa")
 SPACING_COLUMNS = ("spacing", "spacing_mm")
-KNOWN_COLUMNS = {"id", "seed", *TEXT_COLUMNS, *CLASS_COLUMNS, *SPACING_COLUMNS}
+KNOWN_COLUMNS = {"id", "seed", "patient_id", *TEXT_COLUMNS, *CLASS_COLUMNS, *SPACING_COLUMNS}
 LINE_ENDINGS = (".jsonl", ".ndjson")
 # A report is a few kilobytes; a file beyond this is something else.
 MAX_PROMPT_BYTES = 1_000_000
+# The ids of PI-CAI say whose exam it is: <patient>_<study>.
+PICAI_ID = re.compile(r"([0-9]{5})_[0-9]{7}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class PromptItem:
         spacing_mm: Voxel spacing of the output along its axes, or None for the card's.
         seed: Seed of the noise, or None to take one from the id.
         meta: Other columns of the manifest, kept in the sidecar.
+        patient_id: Whose report it is, where that is known.
+        prompt_id: Id of the prompt where `id` is another: of an item per seed, or of a record that was sampled itself.
     """
 
     id: str
@@ -41,6 +46,14 @@ class PromptItem:
     spacing_mm: tuple[float, ...] | None = None
     seed: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    patient_id: str | None = None
+    prompt_id: str | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a sidecar says of where the report came from, so that no exam is trained on and judged by at once."""
+        prompt_id = self.prompt_id or self.id
+        return {"patient_id": self.patient_id or prompt_id, "prompt_id": prompt_id}
 
 
 def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[PromptItem]:
@@ -49,7 +62,7 @@ def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[Pro
     Args:
         source: A text file (its id is the name without the ending), a folder of `.txt` files, a manifest (`.jsonl` or
             `.csv` with one line per item: `id`, one of `prompt`, `text`, `report`, and where wanted `class`, `spacing`,
-            `seed`), or `-`.
+            `seed`, `patient_id`), or `-`.
         stream: Bytes of standard input, for `-`: JSON Lines when it starts with `{`, else the text of one prompt.
 
     Returns:
@@ -113,7 +126,7 @@ def _clean(text: str, origin: str) -> str:
 
 def _read_text(path: Path) -> PromptItem:
     text = _clean(_decode(_read_bytes(path, MAX_PROMPT_BYTES), str(path)), str(path))
-    return PromptItem(check_id(path.stem, str(path)), text)
+    return PromptItem(check_id(path.stem, str(path)), text, patient_id=_patient_of(path.stem))
 
 
 def _read_stream(stream: BinaryIO) -> Iterable[PromptItem]:
@@ -148,12 +161,16 @@ def _read_lines(text: str, origin: str) -> Iterator[PromptItem]:
             previous = row.get("id")
             # What else a record says is about another artefact.
             label = (row.get("conditions") or {}).get("class") if row.get("synthetic") else row.get("class")
+            prompt_id = row.get("prompt_id")
             row = {
                 "id": row.get("id"),
                 "prompt": row.get("prompt"),
                 "class": label,
                 "spacing_mm": row.get("spacing_mm"),
+                "patient_id": row.get("patient_id"),
             }
+            yield replace(_parse_row(row, place), prompt_id=prompt_id)
+            continue
         yield _parse_row(row, place)
 
 
@@ -176,7 +193,14 @@ def _parse_row(row: Mapping[str, Any], origin: str) -> PromptItem:
         spacing_mm=parse_spacing(_single(row, SPACING_COLUMNS, origin), origin),
         seed=parse_seed(row.get("seed"), origin),
         meta=meta,
+        patient_id=str(row.get("patient_id") or "") or _patient_of(str(identifier)),
     )
+
+
+def _patient_of(identifier: str) -> str | None:
+    """The patient that an exam's id names, or None."""
+    match = PICAI_ID.fullmatch(identifier)
+    return match[1] if match else None
 
 
 def _single(row: Mapping[str, Any], names: Sequence[str], origin: str) -> Any:
@@ -247,4 +271,8 @@ def expand_seeds(items: Sequence[PromptItem], seeds: Sequence[int] | None) -> li
         return [replace(i, seed=i.seed if i.seed is not None else seed_from_id(i.id)) for i in items]
     if len(seeds) == 1:
         return [replace(item, seed=seeds[0]) for item in items]
-    return _check(replace(item, id=f"{item.id}_s{seed}", seed=seed) for item in items for seed in seeds)
+    return _check(
+        replace(item, id=f"{item.id}_s{seed}", seed=seed, prompt_id=item.prompt_id or item.id)
+        for item in items
+        for seed in seeds
+    )

@@ -73,6 +73,8 @@ def from_sidecar(path: Path) -> Recipe:
         spacing_mm=parse_spacing(conditions.get("spacing_mm"), str(path)),
         seed=parse_seed(data["seed"], str(path)),
         meta=dict(data.get("meta", {})),
+        patient_id=data.get("patient_id"),
+        prompt_id=data.get("prompt_id"),
     )
     precision, runtime = str(data.get("precision", "fp32")), str(data.get("runtime", "torch"))
     return Recipe(item, data["model"], data["sampler"], precision, runtime)

@@ -143,6 +143,7 @@ class _Sampler:
             "seed": job.seed,
             "sampler": self.settings.entry(),
             "spacing_mm": list(job.spacing_mm),
+            **job.item.origin,
             **({"meta": dict(job.item.meta)} if job.item.meta else {}),
             **self.common,
             "parents": [],

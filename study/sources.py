@@ -60,8 +60,11 @@ def synthetic_exams(source: Source, reports: Sequence[Exam], channels: Sequence[
     assert source.sample is not None
     wanted = {exam.id: exam for exam in reports}
     exams = [exam for exam in find_exams(folder, channels) if exam.id in wanted]
-    # A synthetic exam is no exam of the patient whose report it was made from.
-    exams = [replace(exam, id=f"synthetic-{exam.id}", patient_id=f"synthetic-{exam.patient_id}") for exam in exams]
+    # Its patient is one of institution 1's training exams by choice of the prompts; another institution may number its
+    # patients and exams alike, so neither name is kept.
+    exams = [
+        replace(exam, id=f"synthetic-{exam.id}", patient_id=f"synthetic-{exam.patient_id}", meta={}) for exam in exams
+    ]
     if source.sample.get("labels", "model") == "exam":
         exams = [replace(exam, label=wanted[exam.id.removeprefix("synthetic-")].label) for exam in exams]
     return exams

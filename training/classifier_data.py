@@ -1,7 +1,7 @@
 """Labelled exams as training samples of a classifier, standardised once into one memory-mapped file."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..imaging.atomic import atomic_path
 from ..imaging.errors import InputError
-from ..imaging.exams import Exam
+from ..imaging.exams import Exam, find_exams
 from ..imaging.spec import ImageSpec
 from ..imaging.standardisation import standardise_exam
 from .splits import digest_words
@@ -75,6 +75,50 @@ def labelled_images(
     return LabelledImages(array, ids, patients, labels, digest)
 
 
+def gather_exams(sources: Sequence[Path], channels: Sequence[str]) -> list[Exam]:
+    """Finds the exams of several folders and manifests, real and sampled ones mixed.
+
+    A sampled exam is named after its prompt, and so often after the real exam whose report that was. Where an exam of
+    another source has its id, the sampled exams of the n-th source are called `synthetic-<n>-<id>`.
+
+    Args:
+        sources: See `imaging.exams.find_exams`.
+        channels: Channels that every exam must have.
+
+    Returns:
+        The exams in the order of the sources.
+
+    Raises:
+        InputError: A source cannot be used, or the same sampled exam is in two of them.
+    """
+    groups = [find_exams(source, channels) for source in sources]
+    taken = {exam.id for group in groups for exam in group if not _is_sampled(exam)}
+    files: set[Path] = set()
+    found: list[Exam] = []
+    for number, group in enumerate(groups, 1):
+        sampled = [exam for exam in group if _is_sampled(exam)]
+        for exam in sampled:
+            own = {path.resolve() for path in exam.files.values()}
+            if own & files:
+                raise InputError(f"The files of {exam.id!r} in {sources[number - 1]} come twice.", "Name them once.")
+            files |= own
+        prefix = f"synthetic-{number}-" if any(exam.id in taken for exam in sampled) else ""
+        named = [replace(exam, id=prefix + exam.id) if _is_sampled(exam) else exam for exam in group]
+        taken |= {exam.id for exam in named}
+        found += named
+    return found
+
+
+def _is_sampled(exam: Exam) -> bool:
+    """Whether a model made the exam from a report, as its record says."""
+    return exam.meta.get("synthetic") is True and "sampler" in exam.meta
+
+
+def _report_owner(exam: Exam) -> str:
+    """The exam that the report was written for: of a sampled exam its prompt."""
+    return str(exam.meta.get("prompt_id") or exam.meta["id"]) if _is_sampled(exam) else exam.id
+
+
 def check_labelled(exams: Sequence[Exam], name: str) -> None:
     """Refuses exams from which no classifier can learn or be judged; `name` says what they are.
 
@@ -99,13 +143,25 @@ def check_labelled(exams: Sequence[Exam], name: str) -> None:
         raise InputError(f"All {len(exams)} {name} exams are of class {classes.pop()}.", "Give exams of both classes.")
 
 
-def check_apart(training: Iterable[Exam], others: Iterable[Exam], name: str) -> None:
-    """Raises InputError where a patient of the training exams is among the `name` exams too."""
+def check_apart(training: Sequence[Exam], others: Sequence[Exam], name: str) -> None:
+    """Raises InputError where a patient of the training exams is among the `name` exams too.
+
+    An exam that was sampled from a patient's report counts as that patient's: it shows what the report says.
+    """
     shared = sorted({exam.patient_id for exam in training} & {exam.patient_id for exam in others})
     if shared:
         raise InputError(
             f"{len(shared)} patients are among the training and the {name} exams: {abridge(shared)}.",
-            "Keep every patient on one side.",
+            "Keep every patient on one side, and what was sampled from the patient's reports with them.",
+        )
+    owners = [{_report_owner(exam) for exam in exams} for exams in (training, others)]
+    sampled = {_report_owner(exam) for exam in (*training, *others) if _is_sampled(exam)}
+    shared = sorted(owners[0] & owners[1] & sampled)
+    if shared:
+        raise InputError(
+            f"{len(shared)} exams are on both sides, their images or what was sampled from their reports, in training "
+            f"and {name}: {abridge(shared)}.",
+            "Sample from the reports of training patients alone.",
         )
 
 
