@@ -1,7 +1,7 @@
 """Graphs: the pieces of a model that other runtimes execute, one file each."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Graph:
         outputs: Names of what it returns, in order.
         axes: The dynamic axes by name.
         module: Makes the network from the loaded part.
+        asked_maxima: The largest sizes that this program asks for, of axes that are open wider. What sets memory aside
+            for the largest size, as TensorRT does, takes these.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Graph:
     outputs: tuple[str, ...]
     axes: Mapping[str, Axis]
     module: "Callable[[torch.nn.Module], torch.nn.Module]"
+    asked_maxima: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
-from .conditioning import TIMESTEPS_AT_ONCE, Conditions, Plan, prepare
+from .conditioning import Conditions, Plan, prepare
 from .decode_plans import plan_decode
-from .graphs import assemble, graphs, shape_multiple
-from .parts import build, text_width
+from .graphs import TIMESTEPS_AT_ONCE, asked_sizes, assemble, graphs, shape_multiple
+from .parts import build, class_input, text_width
 from .stages import (
     DECODE_MEMORY_BYTES,
     decode_latent,
@@ -21,8 +21,10 @@ __all__ = [
     "Conditions",
     "Plan",
     "TextEncoder",
+    "asked_sizes",
     "assemble",
     "build",
+    "class_input",
     "decode_latent",
     "encode_image",
     "graphs",

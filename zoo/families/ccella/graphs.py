@@ -14,6 +14,14 @@ from .config import AdapterConfig, AutoencoderConfig, UNetConfig, read_settings
 from .denoiser import CcellaDenoiser, DenoiserConfig, choose_class_values
 
 MAX_BATCH = 64
+# Timesteps of one report that go through the adapter together: at the published size half a gigabyte in fp32. Fixed,
+# not what happens to be free, so that a run can be repeated bit by bit.
+TIMESTEPS_AT_ONCE = 64
+# Images and latents that an exported autoencoder takes at a time: more cost memory and save no time at full size.
+AUTOENCODER_BATCH = 1
+# Items that an engine of the U-Net is made for, each with two branches of guidance.
+ENGINE_ITEMS = 8
+BRANCHES = 2
 DEFAULT_WINDOW = 512
 SPATIAL = ("x", "y", "z")
 
@@ -116,6 +124,7 @@ def _denoiser_graphs(card: Card, shapes: ShapeRange) -> tuple[Graph, Graph]:
                 "steps": Axis(1, min(card.sampler.steps, train), train),
             },
             _AdapterGraph,
+            {"steps": TIMESTEPS_AT_ONCE},
         ),
         Graph(
             "denoiser",
@@ -124,6 +133,7 @@ def _denoiser_graphs(card: Card, shapes: ShapeRange) -> tuple[Graph, Graph]:
             ("prediction",),
             {"batch": Axis(1, 2, MAX_BATCH), **_spatial(shapes, down, 2 ** (len(unet.channels) - 1))},
             _UNetGraph if has_text else _UNetGraphWithoutText,
+            {"batch": ENGINE_ITEMS * BRANCHES},
         ),
     )
 
@@ -140,6 +150,7 @@ def _autoencoder_graphs(card: Card, shapes: ShapeRange) -> tuple[Graph, Graph]:
             ("x",),
             {"batch": batch, **_spatial(shapes, down, 1)},
             _DecoderGraph,
+            {"batch": AUTOENCODER_BATCH},
         ),
         Graph(
             "encoder",
@@ -148,8 +159,29 @@ def _autoencoder_graphs(card: Card, shapes: ShapeRange) -> tuple[Graph, Graph]:
             ("mean", "sigma"),
             {"batch": batch, **_spatial(shapes, 1, down)},
             _EncoderGraph,
+            {"batch": AUTOENCODER_BATCH},
         ),
     )
+
+
+def asked_sizes(card: Card, *, batch_size: int, guidance_scale: float) -> dict[str, dict[str, int]]:
+    """What the stages ask of each graph, by axis: the card's own image shape, and batches.
+
+    Args:
+        card: The model.
+        batch_size: Items at a time.
+        guidance_scale: Classifier-free guidance; both branches go through the U-Net in one batch.
+    """
+    batches = {
+        "denoiser": batch_size * (1 if guidance_scale == 1.0 else BRANCHES),
+        "decoder": AUTOENCODER_BATCH,
+        "encoder": AUTOENCODER_BATCH,
+    }
+    return {
+        graph.name: {name: graph.axes[name].optimum for name in SPATIAL} | {"batch": batches[graph.name]}
+        for graph in graphs(card)
+        if graph.name in batches
+    }
 
 
 def _spatial(shapes: ShapeRange, down: int, multiple: int) -> dict[str, Axis]:
@@ -204,12 +236,12 @@ class CompiledAutoencoder(nn.Module):
 
     def encode_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Autoencoder.encode_moments`."""
-        outputs = self._nets["encoder"]({"x": x})
-        return outputs["mean"], outputs["sigma"]
+        outputs = [self._nets["encoder"]({"x": part}) for part in x.split(AUTOENCODER_BATCH)]
+        return torch.cat([each["mean"] for each in outputs]), torch.cat([each["sigma"] for each in outputs])
 
     def decode(self, z: Tensor) -> Tensor:
         """Image B 1 X Y Z of a latent B c x y z."""
-        return self._nets["decoder"]({"z": z})["x"]
+        return torch.cat([self._nets["decoder"]({"z": part})["x"] for part in z.split(AUTOENCODER_BATCH)])
 
 
 def assemble(card: Card, part: str, nets: Mapping[str, Net], device: torch.device) -> nn.Module:

@@ -5,7 +5,8 @@ from torch import nn
 from ...card import Card, Part
 from ...errors import CardError
 from .autoencoder import build_autoencoder
-from .denoiser import build_denoiser
+from .config import ClassInput, read_settings
+from .denoiser import DenoiserConfig, build_denoiser
 
 _BUILDERS = {"maisi_autoencoder": build_autoencoder, "ccella_denoiser": build_denoiser}
 
@@ -22,6 +23,13 @@ def build(part: Part) -> nn.Module:
             f"This family builds: {', '.join(_BUILDERS)}.",
         )
     return _BUILDERS[part.architecture](part.config)
+
+
+def class_input(card: Card) -> ClassInput:
+    """Where the denoiser gets the class from: "predicted" where none is given, always "given", or "none" at all."""
+    config = card.part("denoiser").config
+    own = {key: value for key, value in config.items() if key not in ("adapter", "unet")}
+    return read_settings(DenoiserConfig, own, "denoiser").class_input
 
 
 def text_width(card: Card) -> int:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PART = "classifier"
 MAX_BATCH = 64
+# `classify` takes one exam at a time, so that its probability does not depend on its neighbours.
+ASKED_BATCH = 1
 
 
 class _ClassifierGraph(nn.Module):
@@ -65,7 +67,13 @@ def graphs(card: Card, shapes: ShapeRange | None = None) -> tuple[Graph, ...]:
     spatial = {name: Axis(low, best, high, REDUCTION) for name, low, best, high in rows}
     # Standardised images have zero mean and unit deviation.
     image = GraphInput("x", "normal", ("batch", len(card.image.channels), *spatial))
-    return (Graph(PART, PART, (image,), ("logits",), {"batch": Axis(1, 1, MAX_BATCH), **spatial}, _module),)
+    axes = {"batch": Axis(1, 1, MAX_BATCH), **spatial}
+    return (Graph(PART, PART, (image,), ("logits",), axes, _module, {"batch": ASKED_BATCH}),)
+
+
+def asked_sizes(card: Card, *, batch_size: int, guidance_scale: float) -> dict[str, dict[str, int]]:
+    """What `classify` asks of the graph, by axis: the card's own image shape, one exam at a time."""
+    return {PART: dict(zip(card.image.axes, card.image.shape, strict=True)) | {"batch": ASKED_BATCH}}
 
 
 def assemble(card: Card, part: str, nets: Mapping[str, Net], device: torch.device) -> nn.Module:
