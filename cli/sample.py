@@ -107,6 +107,7 @@ def command(
     manifest.jsonl lists them and preview.png shows the first. The same seed gives the same exam, whatever the batch
     or shard.
     """
+    from ..pipeline.conditions import check_classes
     from ..pipeline.prompts import expand_seeds
     from ..pipeline.sampler_settings import choose_settings
 
@@ -131,6 +132,7 @@ def command(
     settings = replace(settings, memory_bytes=memory_bytes)
     chosen = expand_seeds(items, seeds)
     chosen = list(shard.select(chosen)) if shard is not None else chosen
+    check_classes(chosen, card)
     if dry_run:
         _print_plan(chosen, card, settings, out, as_json)
         return

@@ -185,7 +185,7 @@ def train_autoencoder(
     """
     log = log if is_first_process() else no_log
     refuse_existing(out, STAGE, resume)
-    check_companions(card, STAGE)
+    check_companions(card, STAGE, out, log)
     cache, share = out / "training" / "cache", options.validation_fraction
     folder = run_folder(out, STAGE)
     # The first process divides the patients and prepares the images; the others find them ready.

@@ -14,7 +14,7 @@ from .recipes import read_options
 
 LR_SCHEDULES = ("constant", "polynomial", "cosine")
 PRECISIONS = ("fp32", "bf16", "fp16")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOSSES = ("l1", "mse")
 DENSITIES = ("uniform", "high_noise", "logit_normal")
 WEIGHTINGS = ("none", "min_snr")
@@ -34,6 +34,7 @@ FREE_OPTIONS = frozenset(
 
 def _option(default: Any, *, choices: tuple[str, ...] = (), minimum: float | None = None, above: float | None = None,
             maximum: float | None = None) -> Any:  # fmt: skip
+    # In a choice, N stands for any number.
     limits = {"choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
     return field(default=default, metadata=limits)
 
@@ -108,6 +109,11 @@ class LoopTraining:
     export_weights: str = _option("last", choices=EXPORTED)
     stop_after_min: float = _option(0.0, minimum=0)
     tensorboard: bool = _option(False)
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +275,6 @@ def differing_options(
     """
     old = {**defaults, **old}
     free = set(FREE_OPTIONS)
-    if new.get("lr_schedule") == "constant" and old.get("lr_schedule") == "constant":
+    if not new.get("late_steps") and new.get("lr_schedule") == "constant" and old.get("lr_schedule") == "constant":
         free.add("steps")  # A run whose rate does not depend on its length can be made longer.
     return [name for name in sorted(set(old) | set(new)) if name not in free and old.get(name) != new.get(name)]

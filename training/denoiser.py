@@ -10,15 +10,23 @@ from torch import Tensor, nn
 
 from ..diffusion.densities import draw_timesteps
 from ..diffusion.losses import denoising_loss
-from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.forward import preconditioner
-from ..zoo.loading import load_part, load_text_encoder, part_digests, part_paths
+from ..zoo.loading import load_part, load_text_encoder, part_paths
 from .config import DenoiserTraining
 from .distillation import Teacher, check_student, load_teacher, student_card
 from .export import check_companions, describe_run, export_model, initial_network
-from .latents import LatentItem, LatentSet, latent_items, latent_moments, latent_scale, pad_texts
+from .latents import (
+    LatentItem,
+    LatentSet,
+    check_origin,
+    keep_labelled,
+    latent_items,
+    latent_moments,
+    latent_scale,
+    pad_texts,
+)
 from .loop import refuse_existing, saved_constants, train
 from .objective import DenoiserObjective
 from .processes import compute_once, is_first_process, process_state
@@ -53,7 +61,11 @@ class DenoiserTask:
     ) -> None:  # fmt: skip
         self.options = options
         self.items = items
+        self.unlabelled = 0
+        self._family = load_family(card.family)
         self.training, self.validation = divide_items(items.patient_ids, options.validation_fraction, items.splits)
+        if self._family.class_input(card) == "given":
+            self.training, self.validation, self.unlabelled = keep_labelled(items, self.training, self.validation)
         self._teacher = teacher
         self._objective = DenoiserObjective(denoiser, card, options, teacher)
         self.objective: nn.Module = self._objective
@@ -70,7 +82,6 @@ class DenoiserTask:
             "card": flatten({**network, "denoiser": card.part(STAGE).config}),
         }
         self.null_text = null_text
-        self._family = load_family(card.family)
         self.card = card
         self._regions = None
         if options.regions:
@@ -242,11 +253,11 @@ def train_denoiser(
     log = log if is_first_process() else no_log
     refuse_existing(out, STAGE, resume)
     check_student(card, out, options)
-    check_companions(card, STAGE)
+    check_companions(card, STAGE, out, log)
     if options.samples_every:
         part_paths(card, "autoencoder")
     items = latent_items(latents, card.latent_shape, options.ram_limit_gb)
-    _check_origin(card, items)
+    check_origin(card, items)
     null_text = items.null_text()
     if null_text is None:
         log("Embedding the empty report with the card's text encoder.")
@@ -257,7 +268,9 @@ def train_denoiser(
         card = student_card(teacher)
         log(f"The student's timesteps: {', '.join(map(str, card.sampler.timesteps or ()))}.")
     task = DenoiserTask(card, items, network, null_text, options, saved_constants(out, STAGE), teacher)
-    held = len(items) - len(task.training) - len(task.validation)
+    if task.unlabelled:
+        log(f"{task.unlabelled} exams without a class are left out: this denoiser is given the class.")
+    held = len(items) - len(task.training) - len(task.validation) - task.unlabelled
     log(f"Exams: {len(task.training)} to train on, {len(task.validation)} to validate on, {held} untouched.")
     if options.class_weight and len({items.label(index) for index in task.training} - {None}) < 2:
         log("The training exams do not have both classes: the class head cannot learn. class_weight = 0 leaves it out.")
@@ -273,14 +286,3 @@ def class_auc(labels: Sequence[int], probabilities: Sequence[float]) -> float | 
     if len({label for label, _ in kept}) < 2:
         return None
     return float(roc_auc_score([label for label, _ in kept], [value for _, value in kept]))
-
-
-def _check_origin(card: Card, items: LatentSet) -> None:
-    """Refuses latents of another autoencoder or text encoder than the card's."""
-    made, own = items.model_files(), part_digests(card)
-    for name, digest in own.items():
-        if not name.startswith(f"{STAGE}/") and name in made and made[name] != digest:
-            raise InputError(
-                f"The latents were made with another {name} (SHA-256 {made[name][:12]}...) than model {card.id} has.",
-                "Encode the exams again with this model.",
-            )

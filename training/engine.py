@@ -6,7 +6,7 @@ micro-batches.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,9 @@ from .channels_last import use_channels_last
 from .checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from .config import LoopTraining
 from .feeding import Feeder
+from .optimizers import build_adamw
 from .precision import Precision, clip_gradients
+from .processes import process_state
 from .randomness import STEP, TRAINING, derive_seed, item_generator, scoped_seed, step_indices
 from .rates import learning_rate
 from .sharding import gather_state, release_gathered, shard_weights, sharding_requested, share_like
@@ -82,13 +84,7 @@ class Engine:
             self.objective: nn.Module = task.objective
         else:
             self.objective = self.accelerator.prepare_model(task.objective)
-        self.optimizer = torch.optim.AdamW(
-            [parameter for parameter in task.objective.parameters() if parameter.requires_grad],
-            lr=options.learning_rate,
-            betas=(options.beta1, options.beta2),
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
+        self.optimizer: torch.optim.Optimizer = getattr(task, "optimizer", build_adamw)(task.objective, options)
         self.average = WeightAverage(task.objective, options.ema_decay)
         self.feeder = Feeder(self._prepare, ahead=self.device.type != "cpu")
         self.step = 0
@@ -163,7 +159,13 @@ class Engine:
 
     def _indices(self) -> list[int]:
         """The items of the present step's whole batch, by slot."""
-        return step_indices(self.options.seed, self.step, self.options.batch_size, len(self.task.ids))
+        return self._choose(self.step)
+
+    def _choose(self, step: int) -> list[int]:
+        own: Callable[[int], list[int]] | None = getattr(self.task, "indices", None)
+        if own is not None:
+            return own(step)
+        return step_indices(self.options.seed, step, self.options.batch_size, len(self.task.ids))
 
     def _prepare(self, step: int, part: int) -> Batch:
         """A micro-batch of this process, on the CPU."""
@@ -171,7 +173,7 @@ class Engine:
         share = options.batch_size // self.processes
         size = share // options.accumulate
         first = self.accelerator.process_index * share + part * size
-        indices = step_indices(options.seed, step, options.batch_size, len(self.task.ids))
+        indices = self._choose(step)
         items = [
             self.task.draw(indices[slot], item_generator(options.seed, TRAINING, step, slot))
             for slot in range(first, first + size)
@@ -275,10 +277,9 @@ def _accelerator(options: LoopTraining) -> Any:
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("Option device is 'cuda' and torch sees no CUDA device.", 'Set device = "cpu" or "auto".')
     # Accelerate keeps one state per process; a second training in the same process may want another device.
     AcceleratorState._reset_state()
+    process_state(options)
     return Accelerator(
         cpu=options.device == "cpu",
         # The number format is ours to choose (`precision`), whatever the launcher was told.

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
-from ..zoo.folder import write_model_folder
-from ..zoo.loading import load_part, part_digests, part_paths
+from ..zoo.folder import DEPENDENCIES, dependents, folder_card, write_model_folder
+from ..zoo.loading import load_part, part_digests, part_paths, sha256_file
 from .config import LoopTraining, plain_options
 from .randomness import NETWORK, derive_seed, scoped_seed
-from .task import Progress
+from .task import Log, Progress
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -40,31 +41,112 @@ def export_model(
     *,
     updates: Mapping[str, Any],
 ) -> Card:
-    """Writes a trained part, in the type the options name, into a model folder; parts with weights come along."""
+    """Writes a trained part, in the type the options name, into a model folder.
+
+    The template's other parts come along where the folder has none of its own, but for those that were trained with
+    other weights of this part. A folder that holds these very weights already is left as it is.
+    """
     dtype = DTYPES[options.weights_dtype]
     weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    there = folder_card(folder)
+    if there is not None and _holds(there, part, weights):
+        return there
     return write_model_folder(
-        folder, card, parts={part: weights}, copy_parts=companion_parts(card, part), updates=updates
-    )
+        folder, card, parts={part: weights}, copy_parts=companion_parts(card, part, folder),
+        drop=dependents(card, part), updates=updates,
+    )  # fmt: skip
 
 
-def companion_parts(card: Card, part: str) -> list[str]:
-    """The other parts whose files lie in the card's own folder; parts on the Hub stay there."""
+def export_text_encoder(folder: Path, card: Card, made: Path, *, updates: Mapping[str, Any]) -> Card:
+    """Takes a text encoder's files into a model folder, with the rules of `export_model`.
+
+    Args:
+        folder: The model folder.
+        card: The template.
+        made: Folder with the encoder's files; `pretraining.json` only tells of the run.
+        updates: Values to set in the card.
+    """
+    part = "text_encoder"
+    there = folder_card(folder)
+    if there is not None and part in there.parts:
+        files = there.parts[part].files
+        old = {Path(file.path).name: file.sha256 for file in files if (folder / file.path).is_file()}
+        new = {path.name: sha256_file(path) for path in made.iterdir()}
+        for digests in (old, new):
+            digests.pop("pretraining.json", None)
+        if old == new:
+            return there
+    return write_model_folder(
+        folder, card, text_encoder=made, copy_parts=companion_parts(card, part, folder), drop=dependents(card, part),
+        updates=updates,
+    )  # fmt: skip
+
+
+def _holds(card: Card, part: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a model folder's part has these weights, to the bit."""
+    from safetensors import safe_open
+
+    if part not in card.parts or len(card.parts[part].files) != 1:
+        return False
+    (file,) = card.parts[part].files
+    path = card.directory / file.path
+    if file.repo is not None or not path.is_file() or sha256_file(path) != file.sha256:
+        return False
+    with safe_open(path, "pt") as stored:
+        if set(stored.keys()) != set(weights):
+            return False
+        for name, value in weights.items():
+            old = stored.get_tensor(name)
+            if old.dtype != value.dtype or not torch.equal(old, value.detach().cpu()):
+                return False
+    return True
+
+
+def companion_parts(card: Card, part: str, folder: Path) -> list[str]:
+    """The other parts of the template that a model folder takes over: a folder's own parts stay, Hub files too."""
+    there = folder_card(folder)
+    held = () if there is None else [name for name, other in there.parts.items() if other.files]
     return [
         name
         for name, other in card.parts.items()
-        if name != part and other.files and all(file.repo is None for file in other.files)
+        if name not in (part, *held, *dependents(card, part))
+        and other.files
+        and all(file.repo is None for file in other.files)
     ]
 
 
-def check_companions(card: Card, part: str) -> None:
-    """Finds out before the training, not at its end, whether the parts that come along are whole.
+def check_companions(card: Card, part: str, folder: Path, log: Log) -> None:
+    """Finds out before the training, not at its end, whether the parts fit that the model folder will hold.
+
+    Args:
+        card: The template.
+        part: To be trained.
+        folder: The model folder.
+        log: Is told of parts that will have to be trained anew.
 
     Raises:
+        InputError: The folder has parts of its own that are not those of the template, with which `part` is trained.
         WeightsMissingError, DigestMismatchError: See `zoo.loading.part_paths`.
     """
-    for name in companion_parts(card, part):
+    there = folder_card(folder)
+    for name in DEPENDENCIES.get(part, ()):
+        if there is not None and name in card.parts and _digests(there, name) not in ([], _digests(card, name)):
+            raise InputError(
+                f"{folder} has another {name} than model {card.id}, with which its {part} would be trained.",
+                f"Give --model {folder} and latents that were encoded with it, or another -o.",
+            )
+    for name in dependents(card, part):
+        if there is not None and _digests(there, name):
+            log(f"The {name} in {folder} goes with the {part} there: with another one it is still to be trained.")
+        elif _digests(card, name):
+            log(f"The {name} of {card.id} goes with its own {part} and does not come along: it is still to be trained.")
+    for name in companion_parts(card, part, folder):
         part_paths(card, name)
+
+
+def _digests(card: Card, part: str) -> list[str]:
+    """The digests of a part's files, in any folder; empty where it has none."""
+    return sorted(digest for name, digest in part_digests(card).items() if name.startswith(f"{part}/"))
 
 
 def describe_run(

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..imaging.errors import InputError
 from ..imaging.splits import SPLITS_FILE, read_splits
+from ..zoo.card import Card
+from ..zoo.loading import part_digests
 from ..zoo.record import Record
 from ..zoo.runs import read_run
 from .splits import digest_words
@@ -248,3 +250,31 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read: {error}.", "Run `ccella encode` again.") from error
+
+
+def keep_labelled(
+    items: LatentSet, training: Sequence[int], validation: Sequence[int]
+) -> tuple[list[int], list[int], int]:
+    """The training and validation items whose class is known, and how many are left out.
+
+    Raises:
+        InputError: No training item has a class.
+    """
+    kept = [[index for index in part if items.label(index) is not None] for part in (training, validation)]
+    if not kept[0]:
+        raise InputError(
+            f"None of the {len(training)} exams to train on has a class, and the denoiser is to be given it.",
+            "Add the classes and encode the exams again, or choose another recipe.",
+        )
+    return kept[0], kept[1], len(training) + len(validation) - len(kept[0]) - len(kept[1])
+
+
+def check_origin(card: Card, items: LatentSet) -> None:
+    """Refuses latents of another autoencoder or text encoder than the card's: InputError names the file."""
+    made, own = items.model_files(), part_digests(card)
+    for name, digest in own.items():
+        if not name.startswith("denoiser/") and name in made and made[name] != digest:
+            raise InputError(
+                f"The latents were made with another {name} (SHA-256 {made[name][:12]}...) than model {card.id} has.",
+                "Encode the exams again with this model.",
+            )

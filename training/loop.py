@@ -118,18 +118,18 @@ class _Loop:
                 self.curves = Curves(self.folder / "tensorboard", self.engine.step)
         self.log(
             f"Training {self.stage} on {self.hardware}, {self.options.precision}: {len(self.task.ids)} items, steps "
-            f"{self.engine.step} to {self.options.steps}, batches of {self.options.batch_size}."
+            f"{self.engine.step} to {self.options.last_step}, batches of {self.options.batch_size}."
         )
 
     def run(self, interruption: Interruption) -> Progress:
         engine, options = self.engine, self.options
         began, base, means = time.monotonic(), self.seconds, Means()
         logged, logged_step = began, engine.step
-        while engine.step < options.steps:
+        while engine.step < options.last_step:
             means.add(engine.advance().scalars)
             now = time.monotonic()
             self.seconds = base + now - began
-            last = engine.step == options.steps
+            last = engine.step == options.last_step
             if last or engine.step % options.log_every == 0:
                 self._report(means, (engine.step - logged_step) / max(now - logged, 1e-9))
                 logged, logged_step = now, engine.step
@@ -151,7 +151,7 @@ class _Loop:
         if not self.validated:
             self._validate()
         self._export(final=True)
-        self.log(f"Trained {self.stage}: {options.steps} steps in {describe_time(self.seconds)}.")
+        self.log(f"Trained {self.stage}: {options.last_step} steps in {describe_time(self.seconds)}.")
         return self._progress()
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class _Loop:
     def _report(self, means: Means, rate_hz: float) -> None:
         row = means.take()
         if self.main:
-            self.log(describe_line(self.engine.step, self.options.steps, row, rate_hz))
+            self.log(describe_line(self.engine.step, self.options.last_step, row, rate_hz))
             # In fp16 a gradient may overflow, and its step is left out: then its norm is infinite.
             self._record({**keep_finite(row), "steps_per_s": round(rate_hz, 4)})
 
@@ -181,7 +181,7 @@ class _Loop:
             self.figures = figures
             words = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             note = "  (best so far)" if better and self.best else ""
-            self.log(f"step {self.engine.step}/{self.options.steps}  validation: {words or 'no items'}{note}")
+            self.log(f"step {self.engine.step}/{self.options.last_step}  validation: {words or 'no items'}{note}")
             self._record({f"validation/{name}": value for name, value in figures.items()})
         if better:
             self.best = {"step": self.engine.step, "score": score, "figures": figures}

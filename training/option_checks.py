@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
@@ -42,7 +43,7 @@ def _convert(name: str, value: Any, wanted: Any, limits: Mapping[str, Any], sour
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise InputError(f"Training option {name} in {source} is {value!r}.", f"Give {words[wanted]}.")
-    if limits["choices"] and value not in limits["choices"]:
+    if limits["choices"] and re.sub(r"(?<=:)\d+$", "N", value) not in limits["choices"]:
         raise InputError(f"Training option {name} in {source} is {value!r}.", f"Choose {', '.join(limits['choices'])}.")
     minimum, above, maximum = limits["minimum"], limits["above"], limits["maximum"]
     low = (minimum is not None and not value >= minimum) or (above is not None and not value > above)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..export.devices import choose_device
 from ..imaging.errors import InputError
 from .config import LoopTraining
 
@@ -56,7 +57,24 @@ def compute_once(options: LoopTraining, make: Callable[[], Value]) -> Value:
 
 
 def process_state(options: LoopTraining) -> Any:
-    """Accelerate's record of the processes, which it makes on the first call."""
+    """Accelerate's record of the processes, with the device that the options name; to be asked before an Accelerator.
+
+    Raises:
+        InputError: The device is not there, or one device is named for several processes.
+    """
     from accelerate import PartialState
 
-    return PartialState(cpu=options.device == "cpu" or not torch.accelerator.is_available())
+    device = choose_device(options.device)
+    state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes > 1:
+        if device.type == "mps" or options.device.startswith("cuda:"):
+            raise InputError(
+                f"Option device is {options.device!r}, one device for {state.num_processes} processes.",
+                'Set device = "cuda" or "auto": the launcher gives each process its own.',
+            )
+        return state
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Accelerate decides once per process; a second training in it may want another device.
+    state.device = device
+    return state

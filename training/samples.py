@@ -75,8 +75,7 @@ def _sample_one(
     own = card.sampler
     table = choose_timesteps(card, own, own.steps if own.distilled else plan.steps)
     solver = own.name if own.distilled or schedule.is_flow else "dpmsolver++"
-    given = card.part("denoiser").config.get("class_input") == "given"
-    label = max(item.class_label, 0) if given else None
+    label = item.class_label if family.class_input(card) == "given" else None
     prepared = family.prepare(
         card,
         denoiser,

@@ -40,7 +40,9 @@ class Task(Protocol):
 
     A task may also have `details`, for each name of its identity a table that shows what differs where the digests do;
     `score(figures)`, higher for a better validation, where that is not the lower `loss`; and, with the option
-    samples_every, `illustrate(path, state, device)`, which draws samples and says whether there were any. Its objective
+    samples_every, `illustrate(path, state, device)`, which draws samples and says whether there were any. Where items
+    are not to be taken in random order, `indices(step)` gives those of a step; where one AdamW for all is not wanted,
+    `optimizer(objective, options)` makes another. Its objective
     may have `checkpointing_units()`, blocks whose activations can be computed again, and `sharding_units()`, modules to
     share out by FSDP, children first.
 

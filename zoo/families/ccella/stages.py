@@ -121,7 +121,8 @@ def training_forward(denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping
         denoiser: The denoiser, possibly wrapped for parallel training.
         z_t: Noisy scaled latents, B C x y z.
         t: Timesteps, B.
-        batch: `text` B L W, `mask` B L (True at real tokens), `spacing_mm` B A, `class_label` B (-1 where unknown).
+        batch: `text` B L W, `mask` B L (True at real tokens), `spacing_mm` B A, `class_label` B (-1 where unknown,
+            which a denoiser that is given the class does not take).
 
     Returns:
         The prediction B C x y z and the class logits B K.
@@ -130,5 +131,5 @@ def training_forward(denoiser: nn.Module, z_t: Tensor, t: Tensor, batch: Mapping
     assert isinstance(network, CcellaDenoiser)
     class_input = None
     if network.config.class_input == "given":
-        class_input = nn.functional.one_hot(batch["class_label"].clamp(min=0), 2).to(z_t) * CLASS_SCALE
+        class_input = nn.functional.one_hot(batch["class_label"], 2).to(z_t) * CLASS_SCALE
     return denoiser(z_t, t, batch["text"], batch["mask"], batch["spacing_mm"], class_input)
