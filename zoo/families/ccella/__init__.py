@@ -1,9 +1,9 @@
 """CCELLA and CCELLA++: a radiology report in, MRI sequences and their class out."""
 
 from .blocks import recomputed_blocks, sharded_blocks
-from .conditioning import TIMESTEPS_AT_ONCE, Conditions, Plan, prepare
+from .conditioning import Conditions, Plan, prepare
 from .decode_plans import plan_decode
-from .graphs import assemble, graphs, shape_multiple
+from .graphs import TIMESTEPS_AT_ONCE, asked_sizes, assemble, graphs, shape_multiple
 from .parts import build, class_input, text_width
 from .stages import (
     DECODE_MEMORY_BYTES,
@@ -21,6 +21,7 @@ __all__ = [
     "Conditions",
     "Plan",
     "TextEncoder",
+    "asked_sizes",
     "assemble",
     "build",
     "class_input",
