@@ -1,11 +1,13 @@
 """`ccella evaluate`: do the images look right, does the classifier get better, does the image show the report?"""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..zoo.registry import DEFAULT_MODEL, find_card
+from .config_file import config_option
 from .notes import say
 from .options import device_option, seed_option, stream_options
 from .output import Output
@@ -32,12 +34,13 @@ def command() -> None:
     "--features", metavar="A,B", default="pyramid", show_default=True,
     help="Feature extractors: pyramid, medicalnet-resnet50, radimagenet-resnet50-keras, radimagenet-resnet50-torch.",
 )  # fmt: skip
-@click.option("--model", metavar="NAME", help="Bring all exams onto this model's grid.  [default: keep their own]")
+@click.option("--grid", metavar="NAME", help="Bring all exams onto this model's grid.  [default: keep their own]")
 @click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="Exams of each set for distances; drawn by --seed."
 )
 @seed_option("Seed of every drawing.")
 @report_option
+@config_option
 @device_option
 @stream_options
 def images(
@@ -46,7 +49,7 @@ def images(
     holdout: Path | None,
     sequences: str | None,
     features: str,
-    model: str | None,
+    grid: str | None,
     count: int | None,
     seed: int,
     report: Path | None,
@@ -69,7 +72,7 @@ def images(
     progress = Progress("evaluating", "exams")
     with progress:
         evaluation = evaluate_images(
-            real, synthetic, holdout=holdout, template=find_card(model or DEFAULT_MODEL), own_grid=model is None,
+            real, synthetic, holdout=holdout, template=find_card(grid or DEFAULT_MODEL), own_grid=grid is None,
             extractors=extractors, sequences=sequences.split(",") if sequences else None, count=count, seed=seed,
             on_item=progress.update,
         )  # fmt: skip
@@ -90,6 +93,7 @@ def images(
 @click.option("--holdout", metavar="H", type=PATH, help="Encoded exams unknown to the model, as the yardstick.")
 @seed_option("Seed of the choice of independent exams where there is no holdout.")
 @report_option
+@config_option
 @stream_options
 def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, report: Path | None, as_json: bool) -> None:
     """Look for training exams among sampled latents, without decoding them.
@@ -111,7 +115,7 @@ def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, report
 
 
 @command.command("predictions")
-@click.argument("first", metavar="P.csv", type=PATH)
+@click.argument("first", metavar="P.csv|-", type=PATH)
 @click.argument("second", metavar="[Q.csv]", type=PATH, required=False)
 @click.option("--labels", metavar="FILE", type=PATH, help="Labels by id, or a PI-CAI marksheet, where P has none.")
 @click.option(
@@ -123,6 +127,7 @@ def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, report
 )
 @seed_option("Seed of the bootstrap.")
 @report_option
+@config_option
 @stream_options
 def predictions(
     first: Path,
@@ -136,17 +141,23 @@ def predictions(
 ) -> None:
     """Figures of the predictions P with 95 % intervals by patient, and DeLong's test against Q.
 
-    A table has the columns id and probability, and where known label and patient_id.
+    A table has the columns id and probability, and where known label and patient_id. - takes the table that
+    `ccella classify --json` speaks of on standard input.
     """
     from ..pipeline.evaluate_predictions import evaluate_predictions
     from ..pipeline.evaluation_tables import prediction_rows
+    from ..pipeline.prediction_table import find_table
 
+    if str(first) == "-":
+        first = find_table(sys.stdin)
     document, tables = evaluate_predictions(
         first, second, labels=labels, threshold=threshold, repeats=repeats, seed=seed
     )
     unused = document.get("labelled_exams_without_prediction", 0)
     if unused:
         say(f"{unused} labelled exams have no prediction and are left out.")
+    for note in document["notes"]:
+        say(note)
     if report is not None:
         from ..pipeline.prediction_report import write_prediction_report
 
@@ -163,6 +174,7 @@ def predictions(
 )
 @seed_option("Seed of the bootstrap.")
 @report_option
+@config_option
 @stream_options
 def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, report: Path | None, as_json: bool) -> None:
     """Whether exams sampled from phantom reports show the lesion that the report names.

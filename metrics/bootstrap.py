@@ -10,17 +10,25 @@ Figures = Callable[[np.ndarray], np.ndarray]
 CONFIDENCE = 0.95
 # Resamples computed at a time.
 BLOCK = 256
+# What is left of the acceleration's denominator where it would reach 0 and the corrected level its limit.
+LEAST_DENOMINATOR = 1e-6
 
 
 def bootstrap_intervals(
-    figures: Figures, patients: Sequence[str], labels: np.ndarray, *, repeats: int, seed: int
+    figures: Figures,
+    patients: Sequence[str],
+    labels: np.ndarray,
+    *,
+    repeats: int,
+    seed: int,
+    sizes: Sequence[int] | None = None,
 ) -> list[tuple[float, float] | None]:
     """95 % intervals by the bias-corrected and accelerated bootstrap, widened for small samples.
 
     Patients are drawn with replacement within two strata, those with a positive case and those without, so that every
     resample has both classes. Plain percentiles are too narrow and, for skewed figures, off to one side: the levels
     are shifted by bias and acceleration (Efron 1987, "Better bootstrap confidence intervals") and spread by Student's t
-    of the smaller stratum (Hesterberg 2015, "What teachers should know about the bootstrap").
+    (Hesterberg 2015, "What teachers should know about the bootstrap"). The figure itself always lies inside.
 
     Args:
         figures: Weights of the cases, [m, n], to figures [m, k]; NaN where a figure is not defined.
@@ -28,6 +36,7 @@ def bootstrap_intervals(
         labels: 0 or 1, [n].
         repeats: Number of resamples.
         seed: Seed of the resampling.
+        sizes: How many patients each figure rests on, [k], for Student's t; None takes the smaller stratum for all.
 
     Returns:
         Lower and upper bound per figure; None where no resample defines it. Resamples that do not define a figure do
@@ -40,8 +49,8 @@ def bootstrap_intervals(
     value = figures(np.ones((1, len(labels))))[0]
     draws = [figures(weights) for weights in draw_weights(patients, labels, repeats=repeats, seed=seed)]
     acceleration = _acceleration(figures, of_case, strata, value)
-    smallest = min(map(len, strata))
-    return [_bounds(*figure, smallest) for figure in zip(np.concatenate(draws).T, value, acceleration, strict=True)]
+    rests_on = [min(map(len, strata))] * len(value) if sizes is None else sizes
+    return [_bounds(*figure) for figure in zip(np.concatenate(draws).T, value, acceleration, rests_on, strict=True)]
 
 
 def draw_weights(patients: Sequence[str], labels: np.ndarray, *, repeats: int, seed: int) -> Iterator[np.ndarray]:
@@ -82,7 +91,7 @@ def _acceleration(figures: Figures, of_case: np.ndarray, strata: list[np.ndarray
     return np.divide(cubes, 6 * squares**1.5, out=np.zeros_like(cubes), where=squares > 0)
 
 
-def _bounds(draws: np.ndarray, value: float, acceleration: float, smallest: int) -> tuple[float, float] | None:
+def _bounds(draws: np.ndarray, value: float, acceleration: float, size: int) -> tuple[float, float] | None:
     """Quantiles of one figure's resamples at the corrected levels."""
     defined = draws[np.isfinite(draws)]
     if len(defined) == 0 or not np.isfinite(value):
@@ -91,8 +100,10 @@ def _bounds(draws: np.ndarray, value: float, acceleration: float, smallest: int)
     bias = stats.norm.ppf(np.clip(below, 1 / (len(defined) + 1), len(defined) / (len(defined) + 1)))
     level = 0.5 + CONFIDENCE / 2
     half = stats.norm.ppf(level)
-    if smallest > 1:
-        half = np.sqrt(smallest / (smallest - 1)) * stats.t.ppf(level, smallest - 1)
+    if size > 1:
+        half = np.sqrt(size / (size - 1)) * stats.t.ppf(level, size - 1)
     shifted = bias + np.array([-half, half])
-    low, high = np.quantile(defined, stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)))
-    return float(low), float(high)
+    # The corrected level grows with the shifted one up to a pole; beyond it the formula comes back from the other end.
+    levels = stats.norm.cdf(bias + shifted / np.maximum(1 - acceleration * shifted, LEAST_DENOMINATOR))
+    low, high = np.quantile(defined, levels)
+    return float(min(low, value)), float(max(high, value))

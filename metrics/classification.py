@@ -1,10 +1,8 @@
-"""Figures of a binary classifier from its probabilities, with intervals that respect patients."""
+"""Figures of a binary classifier from its probabilities; `intervals` has what they may be off by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-
-from .bootstrap import bootstrap_intervals
 
 FIGURES = ("average_precision", "auc", "accuracy", "sensitivity", "specificity", "ppv", "npv")
 
@@ -25,79 +23,9 @@ def classification_figures(
     Raises:
         ValueError: There is one class only, or the lengths differ.
     """
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_cases(labels, probabilities)
     values = weighted_figures(labels, probabilities, np.ones((1, len(labels))), threshold)[0]
     return {name: _known(value) for name, value in zip(FIGURES, values, strict=True)}
-
-
-def bootstrap_figures(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    patients: Sequence[str],
-    *,
-    threshold: float = 0.5,
-    repeats: int = 2000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of `classification_figures`; see `bootstrap.bootstrap_intervals`.
-
-    Args:
-        labels: 0 or 1, [n].
-        probabilities: Probability of class 1, [n].
-        patients: Patient of each case, [n].
-        threshold: As in `classification_figures`.
-        repeats: Number of resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        Lower and upper bound per figure that is defined.
-
-    Raises:
-        ValueError: As `classification_figures` and `bootstrap.bootstrap_intervals`.
-    """
-    labels, probabilities = _check(labels, probabilities)
-
-    def figures(weights: np.ndarray) -> np.ndarray:
-        return weighted_figures(labels, probabilities, weights, threshold)
-
-    return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
-
-
-def paired_difference(
-    labels: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    patients: Sequence[str],
-    *,
-    threshold: float = 0.5,
-    repeats: int = 2000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the difference first - second per figure, both read on the same resamples.
-
-    Args:
-        labels: 0 or 1, [n].
-        first: Probabilities of one classifier, [n].
-        second: Those of another on the same cases, [n].
-        patients: Patient of each case, [n].
-        threshold: As in `classification_figures`.
-        repeats: Number of resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        Lower and upper bound per figure that is defined for both.
-
-    Raises:
-        ValueError: As `bootstrap_figures`.
-    """
-    labels, first = _check(labels, first)
-    labels, second = _check(labels, second)
-
-    def figures(weights: np.ndarray) -> np.ndarray:
-        one, other = (weighted_figures(labels, scores, weights, threshold) for scores in (first, second))
-        return one - other
-
-    return _named(bootstrap_intervals(figures, patients, labels, repeats=repeats, seed=seed))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -113,14 +41,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates from (0, 0) to (1, 1), one point per distinct probability."""
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_cases(labels, probabilities)
     true, false = _counts(labels == 1, probabilities)
     return np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1])
 
 
 def precision_recall_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision from the highest probability down, one point per distinct probability."""
-    labels, probabilities = _check(labels, probabilities)
+    labels, probabilities = check_cases(labels, probabilities)
     true, false = _counts(labels == 1, probabilities)
     return true / true[-1], true / (true + false)
 
@@ -164,15 +92,12 @@ def weighted_figures(
     return np.stack(columns, axis=1)
 
 
-def _named(intervals: Sequence[tuple[float, float] | None]) -> dict[str, tuple[float, float]]:
-    return {name: bounds for name, bounds in zip(FIGURES, intervals, strict=True) if bounds is not None}
-
-
 def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_cases(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities as arrays; ValueError where they do not fit, are not finite, or lack a class."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     if labels.ndim != 1 or labels.shape != probabilities.shape:
         raise ValueError(f"Labels of shape {labels.shape} and probabilities of {probabilities.shape} do not fit.")

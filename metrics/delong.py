@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+# Variances and differences below it are 0 but for rounding.
+ROUNDING = 1e-15
+
 
 @dataclass(frozen=True)
 class AreaComparison:
@@ -15,18 +18,20 @@ class AreaComparison:
         standard_errors: Of each area.
         difference: First minus second.
         standard_error: Of the difference.
-        interval: 95 % interval of the difference.
-        z: Difference over its standard error; 0 where both classifiers order the cases alike.
-        p_value: Two-sided.
+        interval: 95 % interval of the difference; None with a `reason`.
+        z: Difference over its standard error; 0 where both classifiers order the cases alike, None with a `reason`.
+        p_value: Two-sided; 1 where both order the cases alike, None with a `reason`.
+        reason: Why there is no test; None where there is one.
     """
 
     areas: tuple[float, float]
     standard_errors: tuple[float, float]
     difference: float
     standard_error: float
-    interval: tuple[float, float]
-    z: float
-    p_value: float
+    interval: tuple[float, float] | None
+    z: float | None
+    p_value: float | None
+    reason: str | None = None
 
 
 def area_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,16 +83,13 @@ def compare_areas(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
     difference = float(areas[0] - areas[1])
     variance = float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1])
     # Rounding may leave a variance of some 1e-18 where the two order the cases alike.
-    error = float(np.sqrt(variance)) if variance > 1e-15 else 0.0
+    error = float(np.sqrt(variance)) if variance > ROUNDING else 0.0
+    first_error, second_error = (float(np.sqrt(max(covariance[i, i], 0.0))) for i in range(2))
+    estimates = (float(areas[0]), float(areas[1])), (first_error, second_error), difference, error
+    if not error and abs(difference) > ROUNDING:
+        # As between a perfect classifier and a constant one: the placements do not vary, so they tell no spread.
+        return AreaComparison(*estimates, None, None, None, "the areas differ, but their estimated variance is 0")
     z = difference / error if error else 0.0
     half = float(stats.norm.ppf(0.975)) * error
-    first_error, second_error = (float(np.sqrt(max(covariance[i, i], 0.0))) for i in range(2))
-    return AreaComparison(
-        areas=(float(areas[0]), float(areas[1])),
-        standard_errors=(first_error, second_error),
-        difference=difference,
-        standard_error=error,
-        interval=(difference - half, difference + half),
-        z=z,
-        p_value=float(2.0 * stats.norm.sf(abs(z))),
-    )
+    p_value = float(2.0 * stats.norm.sf(abs(z)))
+    return AreaComparison(*estimates, (difference - half, difference + half), z, p_value)

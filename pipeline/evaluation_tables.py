@@ -81,7 +81,7 @@ def prediction_rows(document: Mapping[str, Any]) -> list[Row]:
         for name, figure in document["comparison"]["differences"].items():
             low, high = map(number, figure["interval"] or (None, None))
             rows.append(("difference", name, number(figure["value"]), low, high, None))
-        low, high = map(number, delong["interval"])
+        low, high = map(number, delong["interval"] or (None, None))
         rows.append(("DeLong", "auc", number(delong["difference"]), low, high, number(delong["p_value"])))
     return rows
 

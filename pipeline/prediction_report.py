@@ -28,28 +28,34 @@ def write_prediction_report(path: Path, document: Mapping[str, Any], tables: Seq
         OSError: The file cannot be written.
     """
     first = document["predictions"][0]
+    patients = "" if first["patients"] is None else f" of {first['patients']} patients"
     parts = [
         paragraph(
-            f"{first['exams']} exams of {first['patients']} patients, {first['positives']} positive; called positive "
-            f"from {document['threshold']:g} on. Intervals: 95 %, {document['bootstrap']['repeats']} resamples."
+            f"{first['exams']} exams{patients}, {first['positives']} positive; called positive from "
+            f"{document['threshold']:g} on. Intervals: 95 %, {document['bootstrap']['repeats']} resamples by "
+            f"{document['bootstrap']['unit']}; exact where a proportion is 0 or 1."
         ),
         heading("Curves"),
         side_by_side(_roc(tables), _precision_recall(tables)),
         heading("Figures"),
         table(("predictions", "figure", "value", "low", "high", "p"), prediction_rows(document)),
+        *(paragraph(note, dim=True) for note in document["notes"]),
         side_by_side(*(_intervals(entry, f"{entry['source']}") for entry in document["predictions"])),
         heading("Probabilities"),
         side_by_side(*(_probabilities(entry) for entry in tables)),
     ]
     if "comparison" in document:
-        delong = document["comparison"]["delong"]
-        parts.append(
-            paragraph(
-                f"DeLong: difference of the areas {number(delong['difference'])}, standard error "
-                f"{number(delong['standard_error'])}, p = {number(delong['p_value'])}."
-            )
-        )
+        parts.append(paragraph(_delong(document["comparison"]["delong"])))
     write_page(path, "Predictions", parts, document)
+
+
+def _delong(result: Mapping[str, Any]) -> str:
+    if result["reason"]:
+        return f"DeLong: difference of the areas {number(result['difference'])}, without a test."
+    return (
+        f"DeLong: difference of the areas {number(result['difference'])}, standard error "
+        f"{number(result['standard_error'])}, p = {number(result['p_value'])}."
+    )
 
 
 def _names(tables: Sequence[Predictions]) -> list[str]:

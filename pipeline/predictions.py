@@ -1,7 +1,7 @@
 """Predictions of a classifier: a table with id and probability, the label where known, and the patient."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ class Predictions:
         ids: Exams, sorted.
         probabilities: Probability of class 1, [n].
         labels: 0 or 1, [n].
-        patients: One per exam; the exam's id where the table names none.
+        patients: One per exam; the exams' ids where the table names none.
+        by_patient: Whether the table, or that of the labels, names the patients.
     """
 
     source: Path
@@ -29,6 +30,7 @@ class Predictions:
     probabilities: np.ndarray
     labels: np.ndarray
     patients: tuple[str, ...]
+    by_patient: bool = True
 
 
 def read_predictions(path: Path, labels: Mapping[str, tuple[int, str | None]] | None = None) -> Predictions:
@@ -44,10 +46,10 @@ def read_predictions(path: Path, labels: Mapping[str, tuple[int, str | None]] | 
 
     Raises:
         InputError: A column is missing, an id is empty or there twice, a probability is no number in 0..1, a label is
-            unknown or contradicts `labels`, or all exams are of one class.
+            unknown or contradicts `labels`, all exams are of one class, or some have a patient and others none.
     """
     rows = _read_rows(path, ("id", PROBABILITY))
-    found: dict[str, tuple[float, int, str]] = {}
+    found: dict[str, tuple[float, int, str | None]] = {}
     for number, row in enumerate(rows, start=2):
         identifier = row["id"].strip()
         place = f"{path}, line {number}"
@@ -58,12 +60,19 @@ def read_predictions(path: Path, labels: Mapping[str, tuple[int, str | None]] | 
         label, patient = _label_of(row, identifier, place, labels)
         found[identifier] = (_probability(row[PROBABILITY], place), label, patient)
     ids = tuple(sorted(found))
+    unknown = [i for i in ids if found[i][2] is None]
+    if unknown and len(unknown) < len(ids):
+        raise InputError(
+            f"{path}: {unknown[0]!r} has no patient_id, while others have one ({len(unknown)} of {len(ids)} lack it).",
+            "Fill in the column, or remove it.",
+        )
     predictions = Predictions(
         path,
         ids,
         np.array([found[i][0] for i in ids]),
         np.array([found[i][1] for i in ids]),
-        tuple(found[i][2] for i in ids),
+        tuple(found[i][2] or i for i in ids),
+        by_patient=not unknown,
     )
     _check_classes(predictions)
     return predictions
@@ -89,7 +98,7 @@ def read_labels(path: Path) -> dict[str, tuple[int, str | None]]:
             raise InputError(f"{path} has two labels for {identifier!r}.", "Keep one of them.")
         label = _parse_row_label(row, place)
         if label is not None:
-            labels[identifier] = (label, row.get("patient_id") or None)
+            labels[identifier] = (label, (row.get("patient_id") or "").strip() or None)
     return labels
 
 
@@ -109,6 +118,24 @@ def check_same_exams(first: Predictions, second: Predictions) -> None:
             f"{second.labels[number]} in {second.source}.",
             "Correct one of them, or give the labels with --labels.",
         )
+
+
+def share_patients(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """Predictions of the same exams with the same patients: one table may name them for both.
+
+    Raises:
+        InputError: The tables name different patients for an exam.
+    """
+    if first.by_patient != second.by_patient:
+        known = first if first.by_patient else second
+        first, second = (replace(each, patients=known.patients, by_patient=True) for each in (first, second))
+    for identifier, one, other in zip(first.ids, first.patients, second.patients, strict=True):
+        if one != other:
+            raise InputError(
+                f"Exam {identifier!r} is of patient {one!r} in {first.source} and of {other!r} in {second.source}.",
+                "Correct one of them.",
+            )
+    return first, second
 
 
 def _read_rows(path: Path, due: tuple[str, ...]) -> list[dict[str, str]]:
@@ -140,9 +167,9 @@ def _parse_row_label(row: Mapping[str, str], place: str) -> int | None:
 
 def _label_of(
     row: Mapping[str, str], identifier: str, place: str, labels: Mapping[str, tuple[int, str | None]] | None
-) -> tuple[int, str]:
+) -> tuple[int, str | None]:
     own = _parse_row_label(row, place)
-    patient = row.get("patient_id") or None
+    patient = (row.get("patient_id") or "").strip() or None
     if labels is not None:
         if identifier not in labels:
             raise InputError(f"{place}: there is no label for {identifier!r}.", "Use the labels of these exams.")
@@ -152,7 +179,7 @@ def _label_of(
         own, patient = given, given_patient or patient
     if own is None:
         raise InputError(f"{place}: {identifier!r} has no label.", "Fill in the column, or give --labels FILE.")
-    return own, patient or identifier
+    return own, patient
 
 
 def _check_classes(predictions: Predictions) -> None:

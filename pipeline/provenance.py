@@ -1,7 +1,7 @@
 """What a sidecar says of where an artefact came from."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 # What the numbers in an artefact may depend on.
 LIBRARIES = ("torch", "diffusers", "monai", "transformers", "numpy", "nibabel", "safetensors")
+# What the numbers of an evaluation depend on beside these.
+STATISTICS = ("scipy", "scikit-learn")
 
 
-def versions() -> dict[str, str]:
-    """Versions of ccella, Python and the libraries, without importing any of them."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of ccella, Python, the LIBRARIES and more, without importing any of them."""
     from .. import __version__
 
-    return {"ccella": __version__, "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    libraries = {name: version(name) for name in (*LIBRARIES, *more)}
+    return {"ccella": __version__, "python": platform.python_version(), **libraries}
 
 
 def model_entry(card: Card) -> dict[str, Any]:

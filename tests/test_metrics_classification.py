@@ -5,10 +5,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from ccella.metrics.classification import (
-    bootstrap_figures,
     classification_figures,
     holm,
-    paired_difference,
     precision_recall_points,
     roc_points,
 )
@@ -66,7 +64,6 @@ def test_predictive_values_without_such_calls_are_unknown():
     figures = classification_figures(labels, np.full(4, 0.1))
     assert figures["ppv"] is None
     assert figures["npv"] == 0.5
-    assert "ppv" not in bootstrap_figures(labels, np.full(4, 0.1), list("abcd"), repeats=20)
 
 
 @pytest.mark.parametrize(
@@ -76,29 +73,6 @@ def test_predictive_values_without_such_calls_are_unknown():
 def test_what_has_no_figures(labels, probabilities, what):
     with pytest.raises(ValueError, match=what):
         classification_figures(np.array(labels), np.array(probabilities))
-
-
-def test_bootstrap_repeats_and_brackets_the_value():
-    labels, probabilities = cases(2)
-    patients = [str(i) for i in range(len(labels))]
-    intervals = bootstrap_figures(labels, probabilities, patients, repeats=200, seed=0)
-    figures = classification_figures(labels, probabilities)
-    assert all(low <= figures[name] <= high for name, (low, high) in intervals.items())
-    assert intervals == bootstrap_figures(labels, probabilities, patients, repeats=200, seed=0)
-    assert intervals != bootstrap_figures(labels, probabilities, patients, repeats=200, seed=1)
-
-
-def test_bootstrap_by_patient_sees_that_repeated_exams_are_no_new_evidence():
-    labels, probabilities = cases(3, ties=False)
-    patients = [str(i) for i in range(len(labels))]
-    once = bootstrap_figures(labels, probabilities, patients, repeats=400)["auc"]
-    by_patient = bootstrap_figures(np.tile(labels, 9), np.tile(probabilities, 9), patients * 9, repeats=400)["auc"]
-    by_exam = bootstrap_figures(
-        np.tile(labels, 9), np.tile(probabilities, 9), [str(i) for i in range(9 * len(labels))], repeats=400
-    )["auc"]
-    width = np.diff(once)[0]
-    assert np.diff(by_patient)[0] == pytest.approx(width, rel=0.15)
-    assert np.diff(by_exam)[0] < 0.5 * width
 
 
 def test_delong_reproduces_the_published_example():
@@ -136,15 +110,17 @@ def test_classifiers_that_order_alike_do_not_differ():
     labels, probabilities = cases(6)
     comparison = compare_areas(labels, probabilities, probabilities**3)
     assert (comparison.difference, comparison.z, comparison.p_value) == (0.0, 0.0, 1.0)
+    assert comparison.reason is None
 
 
-def test_paired_difference_is_antisymmetric():
-    labels, first = cases(7)
-    second = np.random.default_rng(0).random(len(labels))
-    patients = [str(i) for i in range(len(labels))]
-    forth = paired_difference(labels, first, second, patients, repeats=100)["auc"]
-    back = paired_difference(labels, second, first, patients, repeats=100)["auc"]
-    assert forth == pytest.approx((-back[1], -back[0]))
+def test_areas_that_differ_without_variance_have_no_test():
+    labels = np.repeat([0, 1], 10)
+    comparison = compare_areas(labels, labels * 0.9, np.full(20, 0.5))
+    assert comparison.difference == 0.5
+    assert (comparison.z, comparison.p_value, comparison.interval) == (None, None, None)
+    assert "variance is 0" in comparison.reason
+    both_perfect = compare_areas(labels, labels * 0.9, labels * 0.5 + np.linspace(0, 0.1, 20))
+    assert (both_perfect.p_value, both_perfect.reason) == (1.0, None)
 
 
 def test_holm_by_hand():

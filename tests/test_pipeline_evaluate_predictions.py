@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from ccella.cli.main import run
 from ccella.imaging.errors import InputError
 from ccella.metrics.classification import classification_figures
 from ccella.metrics.delong import compare_areas
 from ccella.pipeline.evaluate_predictions import evaluate_predictions
 from ccella.pipeline.evaluation_tables import prediction_rows
+from ccella.pipeline.prediction_report import write_prediction_report
 from ccella.pipeline.predictions import read_predictions
 
 
@@ -36,6 +38,8 @@ def test_result_holds_the_figures_and_everything_to_repeat_them(tmp_path):
     assert (entry["exams"], entry["patients"], entry["positives"]) == (80, 40, 27)
     assert (document["seed"], document["threshold"], document["bootstrap"]["repeats"]) == (0, 0.4, 200)
     assert len(entry["sha256"]) == 64
+    assert (document["bootstrap"]["unit"], document["notes"]) == ("patient", [])
+    assert {"scipy", "scikit-learn"} <= set(document["versions"])
     again, _ = evaluate_predictions(table, repeats=200, seed=0, threshold=0.4)
     assert json.dumps(again, allow_nan=False) == json.dumps(document, allow_nan=False)
 
@@ -109,3 +113,49 @@ def test_tables_of_other_exams_are_not_compared(tmp_path):
 def test_classify_columns_are_read(tmp_path):
     table = write(tmp_path / "p.csv", [(r[0], r[1], r[2], r[3]) for r in rows(0)], "id,patient_id,probability,class")
     assert read_predictions(table).labels.sum() == 27
+
+
+def test_exams_without_patients_are_the_unit_and_the_result_says_so(tmp_path, capsys):
+    table = write(tmp_path / "p.csv", [(row[0], row[2], row[3]) for row in rows(0)], "id,probability,label")
+    document, (predictions,) = evaluate_predictions(table, repeats=100)
+    assert (document["bootstrap"]["unit"], document["predictions"][0]["patients"]) == ("exam", None)
+    assert "each exam counts as a patient" in document["notes"][0]
+    assert predictions.patients == predictions.ids
+    assert run(["evaluate", "predictions", str(table), "--repeats", "100", "--report", str(tmp_path / "r.html")]) == 0
+    assert "each exam counts as a patient" in capsys.readouterr().err
+    assert "each exam counts as a patient" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    empty = write(tmp_path / "e.csv", [(row[0], "", *row[2:]) for row in rows(0)])
+    assert not read_predictions(empty).by_patient
+
+
+def test_a_patient_column_that_is_partly_empty(tmp_path):
+    some = [(row[0], " " if i == 4 else row[1], *row[2:]) for i, row in enumerate(rows(0))]
+    refused(write(tmp_path / "p.csv", some), r"'e004' has no patient_id, while others have one \(1 of 80 lack it\)")
+
+
+def test_one_table_names_the_patients_of_both(tmp_path):
+    p = write(tmp_path / "p.csv", [(row[0], row[2], row[3]) for row in rows(0)], "id,probability,label")
+    document, tables = evaluate_predictions(p, write(tmp_path / "q.csv", rows(1)), repeats=100)
+    assert (document["bootstrap"]["unit"], document["comparison"]["delong"]["repeated_patients"]) == ("patient", 40)
+    assert tables[0].patients == tables[1].patients
+    other = [(row[0], "p999", *row[2:]) if i == 3 else row for i, row in enumerate(rows(1))]
+    refused(write(tmp_path / "p.csv", rows(0)), "'e003' is of patient 'p001'", other=write(tmp_path / "q.csv", other))
+
+
+def test_figures_without_interval_or_test_are_named_everywhere(tmp_path, capsys):
+    labels = [int(i < 12) for i in range(40)]
+    perfect = write(tmp_path / "p.csv", [(f"e{i:02d}", f"p{i:02d}", 0.1 + 0.8 * y, y) for i, y in enumerate(labels)])
+    constant = write(tmp_path / "q.csv", [(f"e{i:02d}", f"p{i:02d}", 0.5, y) for i, y in enumerate(labels)])
+    document, tables = evaluate_predictions(perfect, constant, repeats=100)
+    figures = document["predictions"][0]["figures"]
+    assert figures["auc"] == {"value": 1.0, "interval": [pytest.approx(0.025 ** (1 / 12)), 1.0], "method": "exact"}
+    assert figures["average_precision"]["interval"] is None
+    delong = document["comparison"]["delong"]
+    assert (delong["p_value"], delong["interval"], delong["difference"]) == (None, None, 0.5)
+    assert document["notes"][-1] == "DeLong: no test: the areas differ, but their estimated variance is 0."
+    json.dumps(document, allow_nan=False)
+    write_prediction_report(tmp_path / "r.html", document, tables)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert all(note.rsplit(":", 1)[1] in page for note in document["notes"])
+    assert run(["evaluate", "predictions", str(perfect), str(constant), "--repeats", "100", "-q"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()][-1] == "DeLong"
