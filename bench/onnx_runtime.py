@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from machine import report
 
-from ccella.export.onnx_export import cast_inputs, choose_graphs, choose_shapes, draw_inputs, export_graph
+from ccella.export.onnx_export import choose_graphs, choose_shapes, export_graph
 from ccella.export.onnx_runtime import open_onnx_runtime
+from ccella.export.parity import cast_inputs, draw_inputs
 from ccella.export.placement import prepare_folder
 from ccella.export.runtimes import choose_runtime
 from ccella.zoo.registry import find_card

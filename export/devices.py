@@ -52,3 +52,12 @@ def choose_precision(requested: str, device: torch.device) -> torch.dtype:
     if requested == "fp16" and device.type == "cpu":
         raise InputError("Precision fp16 was asked for on the CPU.", "Use --precision bf16 or fp32 there.")
     return PRECISIONS[requested]
+
+
+def forbid_tf32() -> None:
+    """Makes PyTorch compute fp32 on CUDA in fp32 from now on, throughout the process.
+
+    Its convolutions would round their inputs to TF32, whose mantissa has 10 bits instead of 23.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

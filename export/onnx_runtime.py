@@ -12,8 +12,12 @@ from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from .devices import PRECISIONS
-from .onnx_net import PROVIDERS, OnnxNet, choose_onnx_device, choose_provider, import_onnxruntime
+from .onnx_net import OnnxNet
+from .onnx_providers import PROVIDERS, choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options
 from .records import FOLDER, GraphRecord, exported_precisions, read_record
+
+# Where a model folder keeps the engines of TensorRT, whoever builds them.
+ENGINES = "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,35 @@ class OnnxRuntime:
 
         Raises:
             InputError: ONNX Runtime cannot execute a graph with this provider, or it is another graph.
+            OutOfMemoryError: There is not enough memory for a graph.
         """
-        nets = {
-            graph: OnnxNet(path, record.axes, provider=self.provider, inputs=record.inputs, device=self.device)
-            for graph, (path, record) in self.files.items()
-            if self.parts[graph] == part
-        }
+        nets = {graph: self._load_graph(card, graph) for graph in self.files if self.parts[graph] == part}
         network: nn.Module = load_family(card.family).assemble(card, part, nets, self.device)
         return network
+
+    def _load_graph(self, card: Card, graph: str) -> OnnxNet:
+        path, record = self.files[graph]
+        axes, options = record.axes, None
+        if self.provider == "tensorrt":
+            axes, options = _prepare_engine(card, record, self.device)
+        return OnnxNet(path, axes, provider=self.provider, inputs=record.inputs, device=self.device, options=options)
+
+
+def _prepare_engine(
+    card: Card, record: GraphRecord, device: torch.device
+) -> tuple[Mapping[str, Mapping[str, int]], dict[str, str]]:
+    """The range of shapes of the TensorRT provider's engine, and the provider's options.
+
+    The engine lies in a folder named after everything that `--runtime tensorrt` keys its own by, and ONNX Runtime.
+    """
+    from .tensorrt_build import make_key
+    from .tensorrt_library import find_gpu
+
+    graph = next(each for each in load_family(card.family).graphs(card) if each.name == record.graph)
+    key = make_key(graph, record, find_gpu(str(device)))
+    folder = card.directory / ENGINES / f"onnxruntime-{import_onnxruntime().__version__}-{key.digest[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return key.profile, tensorrt_options(device, record.precision, record.inputs, key.profile, folder)
 
 
 def open_onnx_runtime(

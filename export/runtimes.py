@@ -10,7 +10,7 @@ from torch import nn
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.loading import load_part
-from .devices import PRECISIONS, choose_device, choose_precision
+from .devices import PRECISIONS, choose_device, choose_precision, forbid_tf32
 from .layouts import choose_layouts
 
 RUNTIMES = ("auto", "torch", "onnx", "tensorrt")
@@ -81,7 +81,7 @@ def choose_runtime(
     graphs: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Runtime:
-    """The runtime a request means.
+    """The runtime a request means. From now on fp32 is fp32 on CUDA: the process computes nothing in TF32.
 
     Args:
         requested: auto, torch, onnx or tensorrt; for ONNX Runtime also onnx:cpu, onnx:cuda and onnx:tensorrt, which
@@ -102,6 +102,7 @@ def choose_runtime(
             f"{requested!r} is not a runtime.",
             f"Use one of {', '.join(RUNTIMES)}, or onnx:cpu, onnx:cuda, onnx:tensorrt.",
         )
+    forbid_tf32()
     if kind == "onnx":
         from .onnx_runtime import open_onnx_runtime
 
