@@ -94,16 +94,20 @@ def read_report(path: Path) -> str:
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Reads a CSV file with a header line. Raises `InputError` where it is not one."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return parse_table(file, str(path))
+
+
+def parse_table(lines: Iterable[str], origin: str) -> list[dict[str, str]]:
+    """Reads lines of CSV, the header first. Raises `InputError`, naming `origin`, where they are not that."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+        rows = list(csv.DictReader(lines, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a readable CSV file: {error}.", "Save it as CSV in UTF-8.") from error
+        raise InputError(f"{origin} is not a readable CSV file: {error}.", "Save it as CSV in UTF-8.") from error
     for number, row in enumerate(rows, start=2):
         if None in row or any(value is None for value in row.values()):
             raise InputError(
-                f"{path}: line {number} does not have as many cells as the header.", "Quote cells that hold commas."
+                f"{origin}: line {number} does not have as many cells as the header.", "Quote cells that hold commas."
             )
     return rows
 

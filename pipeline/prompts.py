@@ -1,5 +1,6 @@
 """Prompts: what to sample, from text files, folders, manifests or standard input."""
 
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,16 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..imaging.errors import InputError
-from ..imaging.layouts import parse_label, read_table
+from ..imaging.layouts import parse_label, parse_table, read_table
 from ..imaging.names import check_id, check_storable
 from ..zoo.record import SCHEMA
 from ..zoo.record_keys import find_wrong_key
+from .prompt_formats import CLASS_COLUMNS, KNOWN_COLUMNS, SPACING_COLUMNS, TEXT_COLUMNS, check_text_ending, is_table
 from .seeds import MAX_SEED
 
-TEXT_COLUMNS = ("prompt", "text", "report")
-CLASS_COLUMNS = ("class", "case_csPCa")
-SPACING_COLUMNS = ("spacing", "spacing_mm")
-KNOWN_COLUMNS = {"id", "seed", "patient_id", *TEXT_COLUMNS, *CLASS_COLUMNS, *SPACING_COLUMNS}
 LINE_ENDINGS = (".jsonl", ".ndjson")
 # A report is a few kilobytes; a file beyond this is something else.
 MAX_PROMPT_BYTES = 1_000_000
@@ -60,16 +58,18 @@ def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[Pro
     """Reads what to sample.
 
     Args:
-        source: A text file (its id is the name without the ending), a folder of `.txt` files, a manifest (`.jsonl` or
-            `.csv` with one line per item: `id`, one of `prompt`, `text`, `report`, and where wanted `class`, `spacing`,
-            `seed`, `patient_id`), or `-`.
-        stream: Bytes of standard input, for `-`: JSON Lines when it starts with `{`, else the text of one prompt.
+        source: A text file (`.txt`, `.text`, `.md` or no ending; the name without it is the id), a folder of `.txt`
+            files, a manifest (`.jsonl` or `.csv` with one line per item: `id`, one of `prompt`, `text`, `report`, and
+            where wanted `class`, `spacing`, `seed`, `patient_id`), or `-`.
+        stream: Bytes of standard input, for `-`: JSON Lines when it starts with `{`, CSV when its first line names the
+            columns of a manifest, else the text of one prompt.
 
     Returns:
         The items in the order written; files of a folder sorted by name.
 
     Raises:
-        InputError: Missing, empty or binary prompt, an unsafe or repeated id, or a value that is none.
+        InputError: Missing, empty or binary prompt, a file or stream of another format, an unsafe or repeated id, or a
+            value that is none.
     """
     if str(source) == "-":
         if stream is None:
@@ -88,6 +88,7 @@ def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[Pro
         return _check(_parse_row(row, f"{path}, line {n}") for n, row in enumerate(read_table(path), 2))
     if ending in LINE_ENDINGS:
         return _check(_read_lines(_decode(_read_bytes(path, None), str(path)), str(path)))
+    check_text_ending(path)
     return _check([_read_text(path)])
 
 
@@ -134,6 +135,9 @@ def _read_stream(stream: BinaryIO) -> Iterable[PromptItem]:
     text = _decode(stream.read(), origin)
     if text.lstrip().startswith("{"):
         return _read_lines(text, origin)
+    if is_table(text):
+        rows = parse_table(io.StringIO(text.lstrip()), origin)
+        return (_parse_row(row, f"{origin}, line {n}") for n, row in enumerate(rows, 2))
     return [PromptItem("stdin", _clean(text, origin))]
 
 

@@ -56,6 +56,62 @@ def test_standard_input_is_text_or_json_lines():
     assert [item.id for item in read_prompts("-", io.BytesIO(lines))] == ["a", "b"]
 
 
+def test_standard_input_is_a_table_where_its_first_line_names_columns(tmp_path):
+    table = b'\xef\xbb\xbfid,text,class,site\r\np1,"one,\ntwo",YES,A\r\np2,three,,B\r\n'
+    expected = [
+        PromptItem("p1", "one,\ntwo", 1, meta={"site": "A"}),
+        PromptItem("p2", "three", meta={"site": "B"}),
+    ]
+    assert read_prompts("-", io.BytesIO(table)) == read_prompts(write(tmp_path / "m.csv", table)) == expected
+    assert [item.id for item in read_prompts("-", io.BytesIO(b'"id","report"\na,x\n'))] == ["a"]
+    for text in (
+        b"Report, id unknown\nLesion left.",
+        b"report\nLesion",
+        b"id, none\nLesion",
+        b"[History] Lesion, left",
+    ):
+        assert [item.text for item in read_prompts("-", io.BytesIO(text))] == [text.decode()]
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "remedy"),
+    [
+        (b'[{"id": "a", "text": "x"}]', "Standard input is a JSON array", "jq -c"),
+        (b'\n [ {"id": "a", ', "Standard input is a JSON array", "jq -c"),
+        (b'["x", "y"]', "Standard input is a JSON array", "jq -c"),
+        (b"id\ttext\na\tx\n", "table whose cells are not separated by commas", ".csv"),
+        (b"id;report;site\na;x;y\n", "table whose cells are not separated by commas", ".csv"),
+        (b"prompt,class\nx,1\n", "standard input, line 2 has no id", "id"),
+        (b"id,text\na,x,y\n", "standard input: line 2 does not have as many cells", "Quote cells"),
+        (b"id,text\n", "There is no prompt", "at least one"),
+    ],
+)
+def test_other_formats_on_standard_input_are_refused(content, message, remedy):
+    with pytest.raises(InputError, match=message) as caught:
+        read_prompts("-", io.BytesIO(content))
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("prompts.json", "--from FILE.json"), ("a_t2w.JSON", "--from FILE.json"), ("m.tsv", "as .csv"),
+        ("m.xlsx", "as .csv"), ("r.rtf", "plain text, .txt"), ("r.docx", "plain text, .txt"),
+        ("r.pdf", "plain text, .txt"), ("r.yaml", "end in .txt"),
+    ],
+)  # fmt: skip
+def test_files_of_other_formats_are_refused(tmp_path, name, remedy):
+    path = write(tmp_path / name, "Lesion left.")
+    with pytest.raises(InputError, match="is no text file by its ending") as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value) and remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["report", "report.TXT", "report.md", "report.text"])
+def test_text_files_by_other_names(tmp_path, name):
+    assert read_prompts(write(tmp_path / name, "Lesion left.")) == [PromptItem("report", "Lesion left.")]
+
+
 def test_records_of_another_command_give_one_prompt_per_item():
     base = {"schema": "ccella.record/1", "kind": "volume", "id": "a", "prompt": "one", "synthetic": True, "class": 1}
     base |= {"conditions": {"class": None}, "seed": 3, "spacing_mm": [2, 2, 4]}

@@ -1,0 +1,67 @@
+"""Which files and streams are prompts, and what to do with those that are something else."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..imaging.errors import InputError
+
+TEXT_COLUMNS = ("prompt", "text", "report")
+CLASS_COLUMNS = ("class", "case_csPCa")
+SPACING_COLUMNS = ("spacing", "spacing_mm")
+KNOWN_COLUMNS = {"id", "seed", "patient_id", *TEXT_COLUMNS, *CLASS_COLUMNS, *SPACING_COLUMNS}
+TEXT_ENDINGS = ("", ".txt", ".text", ".md")
+AS_CSV = "Save the table as .csv, with commas, in UTF-8."
+AS_TEXT = "Save it as plain text, .txt."
+# What to do with files that are easily taken for a report or a manifest.
+REMEDIES = {
+    ".json": "A sidecar's exam is made again with --from FILE.json; many prompts go into a .jsonl, one object a line.",
+    **dict.fromkeys((".tsv", ".tab", ".xls", ".xlsx", ".ods"), AS_CSV),
+    **dict.fromkeys((".rtf", ".doc", ".docx", ".odt", ".pdf", ".html", ".htm", ".xml"), AS_TEXT),
+}
+
+
+def check_text_ending(path: Path) -> None:
+    """Raises InputError for a file whose ending is not that of plain text."""
+    ending = path.suffix.lower()
+    if ending not in TEXT_ENDINGS:
+        raise InputError(
+            f"The prompt {path} is no text file by its ending {path.suffix!r}.",
+            REMEDIES.get(ending, "Let the name of a plain text end in .txt, that of a manifest in .csv or .jsonl."),
+        )
+
+
+def is_table(text: str) -> bool:
+    """Whether a stream is a CSV manifest, by its first line. Raises InputError for other tables and JSON arrays."""
+    if _is_array(text):
+        raise InputError("Standard input is a JSON array.", "Write one JSON object per line, as jq -c '.[]' does.")
+    header = text.lstrip().partition("\n")[0]
+    if _names_columns(header, ","):
+        return True
+    if any(_names_columns(header, separator) for separator in "\t;|"):
+        raise InputError("Standard input is a table whose cells are not separated by commas.", AS_CSV)
+    return False
+
+
+def _is_array(text: str) -> bool:
+    """Tells a JSON array from a report such as `[History] ...`."""
+    text = text.strip()
+    if not text.startswith("["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text[1:].lstrip().startswith("{")
+    return True
+
+
+def _names_columns(header: str, separator: str) -> bool:
+    """Whether a line is the header of a manifest: it has the columns id and prompt, or several known ones only."""
+    try:
+        cells: Sequence[str] = next(csv.reader([header], delimiter=separator), [])
+    except csv.Error:
+        return False
+    return ("id" in cells and any(name in cells for name in TEXT_COLUMNS)) or (
+        len(cells) > 1 and set(cells) <= KNOWN_COLUMNS
+    )
