@@ -1,15 +1,16 @@
-"""Work that goes on in threads while its producer makes the next: order kept, and never more than so many at a time."""
+"""Work that goes on in threads beside its producer or its user: order kept, and never more than so many at a time."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 # Compressing an exam of 256x256x128 takes about four seconds of one core; a fast GPU makes one in a second.
 MOST_THREADS = 8
@@ -23,15 +24,32 @@ def choose_writers(device: torch.device) -> int:
     return max(1, min(MOST_THREADS, cores - 1))
 
 
+def run_ahead(items: Iterable[Item], threaded: bool) -> Generator[Item, None, None]:
+    """Produces items in a thread, one ahead of whoever takes them; in the caller's thread where not `threaded`.
+
+    Order is kept, and what producing an item raises is raised where that item is asked for.
+    """
+    producer = iter(items)
+    if not threaded:
+        yield from producer
+        return
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        following = pool.submit(next, producer, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, producer, end)
+            yield cast("Item", item)
+
+
 def run_behind(
     tasks: Iterable[tuple[Key, Callable[[], Result]]], threads: int
-) -> Iterator[tuple[Key, Callable[[], Result]]]:
+) -> Generator[tuple[Key, Callable[[], Result]], None, None]:
     """Runs tasks in threads while `tasks` goes on producing, and hands their results out in the tasks' order.
 
     Args:
         tasks: Pairs of a key and what to do; produced in the caller's thread.
-        threads: How many run at a time, and how many may wait for being handed out; with 0 each task runs in the
-            caller's thread when its result is asked for.
+        threads: How many run at a time, and how many may be under way or waiting to be handed out while `tasks`
+            produces the next; with 0 each task runs in the caller's thread when its result is asked for.
 
     Yields:
         Each key and a function that gives the task's result, or raises what it raised.
@@ -44,7 +62,7 @@ def run_behind(
         try:
             for key, task in tasks:
                 waiting.append((key, pool.submit(task)))
-                while waiting and (len(waiting) >= threads or waiting[0][1].done()):
+                while waiting and (len(waiting) > threads or waiting[0][1].done()):
                     yield _finished(*waiting.popleft())
             while waiting:
                 yield _finished(*waiting.popleft())

@@ -1,8 +1,9 @@
 """Sample: prompts in, images (or latents) out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,18 +11,19 @@ import torch
 from ..diffusion.noise import ancestral_generator, draw_noise
 from ..diffusion.samplers import is_stochastic
 from ..diffusion.samplers import sample as run_sampler
-from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.errors import CardError
 from ..zoo.family import Plan, load_family
 from ..zoo.forward import noise_schedule, predictor
 from ..zoo.record import Record
 from .decode import check_memory, decode_images, to_image
+from .embeddings import Embedder, Embedding
 from .encode import ItemCallback
 from .errors import FailureLog
-from .images import Preview, choose_spacing, grid_affine, image_names, write_images
+from .images import Preview, grid_affine, image_names, write_images
+from .jobs import Batch, Job, decide
 from .latents import latent_name, write_tensors
-from .overlap import choose_writers, run_behind
+from .overlap import choose_writers, run_ahead, run_behind
 from .prompts import PromptItem
 from .provenance import execution_entry, licence_entry, model_entry
 from .run_folder import RunFolder
@@ -38,24 +40,12 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class _Job:
-    """An item with everything decided."""
-
-    item: PromptItem
-    seed: int
-    spacing_mm: tuple[float, ...]
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        return {"class": self.item.class_label, "spacing_mm": list(self.spacing_mm)}
-
-
-@dataclass(frozen=True)
 class _Sampler:
     """What every item of a run needs."""
 
     card: Card
     text_encoder: "TextEncoder"
+    embedder: Embedder
     denoiser: torch.nn.Module
     autoencoder: torch.nn.Module | None
     run: RunFolder
@@ -65,53 +55,43 @@ class _Sampler:
     warn: Callable[[str], None]
     on_step: StepCallback
 
-    def names(self, job: _Job) -> list[str]:
+    def names(self, job: Job) -> list[str]:
         if self.settings.latents_only:
             return [latent_name(job.item.id)]
         return image_names(self.card, job.item.id)
 
-    def find(self, job: _Job) -> list[Record] | None:
+    def find(self, job: Job) -> list[Record] | None:
         """The item's records where it is done."""
         expected = {"prompt": job.item.text, "seed": job.seed, "conditions": job.conditions}
         return self.run.find_done(job.item.id, self.names(job), expected)
 
-    @cached_property
-    def null_text(self) -> torch.Tensor:
-        """The embedded empty report, for the unconditional branch."""
-        embedding: torch.Tensor = self.text_encoder.encode([""])[0]
-        return embedding.to(self.runtime.dtype)
-
-    def embed(self, job: _Job) -> torch.Tensor:
-        """The embedded prompt L W."""
-        if self.text_encoder.count_tokens(job.item.text).truncated:
-            self.warn(
-                f"The prompt of {job.item.id} is longer than the text encoder's {self.text_encoder.window} tokens: "
-                "its beginning was cut off."
-            )
-        return self.text_encoder.encode([job.item.text])[0]
-
-    def prepare(self, jobs: Sequence[_Job]) -> Plan:
-        """What the items are conditioned on, ready for the loop."""
+    def prepare(self, batch: Batch, former: Plan | None) -> Plan:
+        """What the items are conditioned on, ready for the loop; work of the batch before is taken over."""
+        assert batch.null_text is not None, "a batch without items"
         family = load_family(self.card.family)
-        conditions = [
-            family.Conditions(self.embed(job).to(self.runtime.dtype), False, job.item.class_label, job.spacing_mm)
-            for job in jobs
-        ]
+        conditions = []
+        for job, prompt in zip(batch.pending, batch.prompts, strict=True):
+            if prompt.truncated:
+                self.warn(
+                    f"The prompt of {job.item.id} is longer than the text encoder's {self.text_encoder.window} tokens: "
+                    "its beginning was cut off."
+                )
+            conditions.append(family.Conditions(prompt.features, False, job.item.class_label, job.spacing_mm))
         plan: Plan = family.prepare(
             self.card,
             self.denoiser,
             conditions,
             timesteps=self.settings.timesteps,
             guidance_scale=self.settings.guidance_scale,
-            null_text=self.null_text,
+            null_text=batch.null_text,
+            former=former,
         )
         return plan
 
     @torch.no_grad()
-    def denoise(self, jobs: Sequence[_Job]) -> tuple[torch.Tensor, list[float]]:
+    def denoise(self, jobs: Sequence[Job], plan: Plan) -> tuple[torch.Tensor, list[float]]:
         """Latents B C ... in the autoencoder's units, and the probability of class 1 per item."""
         settings, device = self.settings, self.runtime.device
-        plan = self.prepare(jobs)
         ids = [job.item.id for job in jobs]
         noise = torch.stack([draw_noise(job.seed, self.card.latent_shape) for job in jobs]).to(device)
         stochastic = is_stochastic(settings.sampler, settings.eta)
@@ -128,7 +108,7 @@ class _Sampler:
         latents: torch.Tensor = load_family(self.card.family).unscale_latent(self.card, z)
         return latents, [float(p) for p in plan.class_probability]
 
-    def finish(self, job: _Job, z: torch.Tensor, probability: float) -> Callable[[], list[Record]]:
+    def finish(self, job: Job, prompt: Embedding, z: torch.Tensor, probability: float) -> Callable[[], list[Record]]:
         """Decodes one item's latent C ..., and gives what stores its images, or the latent, in whichever thread."""
         if not bool(torch.isfinite(z).all()):
             raise ArithmeticError("The sampler gave values that are not finite; try --precision fp32 or more steps.")
@@ -136,7 +116,7 @@ class _Sampler:
         data = {
             "synthetic": True,
             "prompt": job.item.text,
-            "prompt_truncated": self.text_encoder.count_tokens(job.item.text).truncated,
+            "prompt_truncated": prompt.truncated,
             "conditions": job.conditions,
             "class": label if label is not None else int(probability >= THRESHOLD),
             "class_probability": round(probability, 6),
@@ -155,8 +135,10 @@ class _Sampler:
             record = Record(job.item.id, "latent", path, {**data, **extra})
             return lambda: [self.run.store_artefact(record, lambda path: write_tensors(path, {"z": z}))]
         x = decode_images(self.card, self.autoencoder, z[None].to(self.runtime.dtype), self.settings.memory_bytes)
-        image = to_image(x[0])
-        return partial(write_images, self.run, self.card, job.item.id, image, affine=affine, data=data, listed=False)
+        # The image leaves the device where it is stored, so that the device need not wait for that.
+        return lambda: write_images(
+            self.run, self.card, job.item.id, to_image(x[0]), affine=affine, data=data, listed=False
+        )
 
 
 def sample(
@@ -188,8 +170,9 @@ def sample(
         warn: Called with a sentence the user should see, such as a prompt that was cut.
         on_item: Called with an item's id when it is through: with None, or with what it failed of.
         on_step: Called after every step of a batch.
-        writers: Threads that write finished items while the next are made, and so many images held in memory; 0 writes
-            in between. None decides by the device. What is written, and in which order, does not depend on it.
+        writers: Threads that write finished items while the next are made, and so many images held beside the one in
+            the making; a further thread then embeds the prompts of the next batch. 0 does one thing after another. None
+            decides by the device. What is written, and in which order, does not depend on it.
 
     Yields:
         The records of each item, one after another: a `volume` per channel, or one `latent` (tensor `z` in the
@@ -208,11 +191,17 @@ def sample(
         raise CardError(
             f"Model {card.id} has no latent.scale: it is not trained.", "Train it with `ccella train denoiser`."
         )
-    jobs = [_decide(item, card) for item in items]
-    common = {"model": model_entry(card), "licence": licence_entry(card), **execution_entry(runtime)}
+    jobs = [decide(item, card) for item in items]
+    common = {
+        "model": model_entry(card),
+        "licence": licence_entry(card),
+        **execution_entry(runtime),
+        "batch_size": settings.batch_size,
+    }
     sampler = _Sampler(
         card,
         text_encoder,
+        Embedder(text_encoder, runtime.dtype),
         denoiser,
         autoencoder,
         run,
@@ -225,64 +214,59 @@ def sample(
     return _sample_all(sampler, jobs, choose_writers(runtime.device) if writers is None else writers, on_item)
 
 
-def _decide(item: PromptItem, card: Card) -> _Job:
-    if item.seed is None:
-        raise ValueError(f"Item {item.id} has no seed; see prompts.expand_seeds.")
-    label = item.class_label
-    if label is not None and ("class" not in card.conditions or label not in (0, 1)):
-        raise InputError(
-            f"Item {item.id} asks for class {label}, which model {card.id} does not take.",
-            "Leave the class out." if "class" not in card.conditions else "Give 0 or 1.",
-        )
-    return _Job(item, item.seed, choose_spacing(card, item.spacing_mm, item.id))
-
-
-def _sample_all(
-    sampler: _Sampler, jobs: Sequence[_Job], writers: int, on_item: ItemCallback | None
-) -> Iterator[Record]:
+def _sample_all(sampler: _Sampler, jobs: Sequence[Job], writers: int, on_item: ItemCallback | None) -> Iterator[Record]:
     log, preview = FailureLog(), Preview(sampler.run, sampler.card)
-    for job, store in run_behind(_make_all(sampler, jobs), writers):
-        log.total += 1
-        records: list[Record] = []
-        failure = None
-        try:
-            records = store()
-        except ArithmeticError as error:
-            failure = error
-            log.add(job.item.id, error)
-        sampler.run.keep(records)
-        for record in records:
-            preview.add(record)
-            yield record
-        if on_item is not None:
-            on_item(job.item.id, failure)
+    # Closed at once after an error too: no thread goes on when the run's folder is given back.
+    with (
+        closing(run_ahead(_group(sampler, jobs), writers > 0)) as batches,
+        closing(run_behind(_make_all(sampler, batches), writers)) as made,
+    ):
+        for job, store in made:
+            log.total += 1
+            records: list[Record] = []
+            failure = None
+            try:
+                records = store()
+            except ArithmeticError as error:
+                failure = error
+                log.add(job.item.id, error)
+            sampler.run.keep(records)
+            for record in records:
+                preview.add(record)
+                yield record
+            if on_item is not None:
+                on_item(job.item.id, failure)
     if not sampler.settings.latents_only:
         preview.write()
     log.finish()
 
 
-def _group(sampler: _Sampler, jobs: Sequence[_Job]) -> Iterator[list[tuple[_Job, list[Record] | None]]]:
-    """Cuts the items into stretches with one batch of items to be made (None); done items come with their records."""
-    group: list[tuple[_Job, list[Record] | None]] = []
-    pending = 0
+def _group(sampler: _Sampler, jobs: Sequence[Job]) -> Iterator[Batch]:
+    """Cuts the items into stretches with one batch of items to be made each, and embeds their prompts."""
+    entries: list[tuple[Job, list[Record] | None]] = []
+    prompts: list[Embedding] = []
     for job in jobs:
         done = sampler.find(job)
-        group.append((job, done))
-        pending += done is None
+        entries.append((job, done))
+        if done is None:
+            prompts.append(sampler.embedder.embed(job.item.text))
         # A done item that waits for no other need not wait for a batch.
-        if pending in (0, sampler.settings.batch_size):
-            yield group
-            group, pending = [], 0
-    if group:
-        yield group
+        if len(prompts) in (0, sampler.settings.batch_size):
+            yield Batch(entries, prompts, sampler.embedder.null if prompts else None)
+            entries, prompts = [], []
+    if entries:
+        yield Batch(entries, prompts, sampler.embedder.null)
 
 
-def _make_all(sampler: _Sampler, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Callable[[], list[Record]]]]:
+def _make_all(sampler: _Sampler, batches: Iterator[Batch]) -> Iterator[tuple[Job, Callable[[], list[Record]]]]:
     """Denoises and decodes what is to be made; gives for every item, in input order, what stores it or fails."""
-    for group in _group(sampler, jobs):
-        pending = [job for job, done in group if done is None]
-        made = iter(zip(*sampler.denoise(pending), strict=True) if pending else ())
-        for job, done in group:
+    plan: Plan | None = None
+    for batch in batches:
+        made: Iterator[tuple[Embedding, torch.Tensor, float]] = iter(())
+        if batch.prompts:
+            plan = sampler.prepare(batch, plan)
+            made = zip(batch.prompts, *sampler.denoise(batch.pending, plan), strict=True)
+        for job, done in batch.entries:
             if done is not None:
                 yield job, partial(list, done)
                 continue

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ccella.pipeline.errors import ItemsFailedError, RunFolderError
-from ccella.pipeline.overlap import choose_writers, run_behind
+from ccella.pipeline.overlap import choose_writers, run_ahead, run_behind
 from ccella.pipeline.prompts import PromptItem
 from ccella.pipeline.sampler_settings import choose_settings
 from ccella.zoo.runs import read_run
@@ -30,9 +30,49 @@ def test_results_come_in_order_and_few_wait():
 
     for handed, (key, result) in enumerate(run_behind(tasks(), 3)):
         assert key == result() == handed
-        # At most three are made and not yet handed out.
-        assert len(made) - handed <= 3
+        # At most three are under way or wait while the next is made.
+        assert len(made) - handed <= 3 + 1
     assert sorted(running) == list(range(12))
+
+
+def test_one_thread_works_beside_the_producer():
+    """The producer makes the second task while the first runs: that one waits for it, and would wait for ever."""
+    going_on = threading.Event()
+
+    def tasks():
+        yield 0, lambda: going_on.wait(10)
+        going_on.set()
+        yield 1, lambda: True
+
+    assert [result() for _, result in run_behind(tasks(), 1)] == [True, True]
+
+
+def test_what_is_ahead_is_made_in_a_thread_and_one_at_most():
+    made, threads = [], set()
+
+    def produce():
+        for number in range(6):
+            made.append(number)
+            threads.add(threading.current_thread())
+            yield number
+
+    for taken, number in enumerate(run_ahead(produce(), True)):
+        assert number == taken
+        assert len(made) <= taken + 2
+    assert taken == 5
+    assert threading.main_thread() not in threads
+    assert list(run_ahead(iter("abc"), False)) == ["a", "b", "c"]
+
+
+def test_what_fails_ahead_fails_where_it_is_asked_for():
+    def produce():
+        yield 1
+        raise RunFolderError("full", "make room")
+
+    ahead = run_ahead(produce(), True)
+    assert next(ahead) == 1
+    with pytest.raises(RunFolderError, match="full"):
+        next(ahead)
 
 
 def test_without_threads_a_task_runs_when_its_result_is_asked_for():
@@ -112,6 +152,8 @@ def test_a_folder_that_fills_up_ends_the_run_with_what_was_listed(stages, prompt
     with pytest.raises(RunFolderError, match="disk is full"):
         sample_all(stages, prompts, tmp_path / "o", writers=2)
     assert [r.id for r in read_run(tmp_path / "o")] == ["a"] * 3 + ["b"] * 3
+    assert not list((tmp_path / "o").rglob("*.part"))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("ahead", "write"))]
     monkeypatch.undo()
     sample_all(stages, prompts, tmp_path / "o", writers=2, run={"resume": True})
     assert [r.id for r in read_run(tmp_path / "o")] == [i for i in "abcde" for _ in range(3)]

@@ -67,6 +67,7 @@ RECORD_KEYS: Mapping[str, Key] = {
     "runtime": Key("What executed the networks.", TEXT, _ALL),
     "precision": Key("Number format of the networks.", TEXT, _ALL),
     "device": Key("Where the networks ran.", TEXT, _ALL),
+    "batch_size": Key("Items denoised together at most.", NUMBER, ("sample",)),
     "versions": Key("Versions of ccella, Python and the libraries.", TABLE, _ALL),
     "parents": Key("What it was made from: `path` and `sha256` each.", LIST, _ALL),
     "masks": Key("Label volumes by name.", TABLE, ("phantom",)),
