@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.generation import SAMPLERS, SamplerDefaults
 from .run_settings import runtime_setting
+
+if TYPE_CHECKING:
+    from ..export.runtimes import Runtime
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class SampleSettings:
         eta: Share of ancestral noise in DDIM.
         batch_size: Items denoised together.
         latents_only: Write latents for `decode` instead of images.
-        memory_bytes: What decoding may take, see `decode.decode_images`.
+        memory_bytes: What decoding may take, see `decode.decode_images`, and a batch, see `batching.fit_batch_size`.
     """
 
     sampler: str
@@ -47,14 +50,16 @@ class SampleSettings:
             "timesteps": list(self.timesteps),
         }
 
-    def run_settings(self, model: Mapping[str, Any], precision: str, runtime: str = "torch") -> dict[str, Any]:
-        """What a resumed run must have in common with the first, for RunFolder."""
+    def run_settings(
+        self, model: Mapping[str, Any], precision: str, runtime: "Runtime | None" = None
+    ) -> dict[str, Any]:
+        """What a resumed run must have in common with the first, for RunFolder; PyTorch executes when None."""
         return {
             "model": dict(model),
             "sampler": self.entry(),
             "latents": self.latents_only,
             "precision": precision,
-            **runtime_setting(runtime),
+            **({} if runtime is None else runtime_setting(runtime)),
         }
 
 
