@@ -66,7 +66,11 @@ def command(
         "batch_size": batch_size, "sampler": settings.sampler, "guidance_scale": settings.guidance_scale,
     }  # fmt: skip
     rate = measure_matrix_rate(chosen.device, chosen.dtype)
-    with Output(*COLUMNS, as_json=as_json) as output:
+    # Other runtimes have allocators of their own, so that on a GPU only the whole device's memory tells.
+    shared = chosen.name != "torch" and chosen.device.type == "cuda"
+    common["peak_of"] = "device" if shared else "PyTorch" if chosen.device.type == "cuda" else "process"
+    columns = (*COLUMNS[:-1], "device GiB") if shared else COLUMNS
+    with Output(*columns, as_json=as_json) as output:
         if not as_json:
             output.add_row("matrix product", None, None, None, f"{rate / 1e12:.4g}", "100%", None)
         for stage in measure_stages(networks, chosen, settings, repeats=repeats):

@@ -73,7 +73,7 @@ def command(
                     output.add_row(record.id, record.path, out / record.id)
         return
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision, graphs=("decoder",))
-    settings = {"model": model_entry(card), "precision": chosen.precision, **runtime_setting(chosen.name)}
+    settings = {"model": model_entry(card), "precision": chosen.precision, **runtime_setting(chosen)}
     require_weights(card, "autoencoder")
     with RunFolder(
         out, command="decode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say

@@ -61,6 +61,7 @@ def command(
     from ..pipeline.encode import encode
     from ..pipeline.provenance import model_entry
     from ..pipeline.run_folder import RunFolder
+    from ..pipeline.run_settings import runtime_setting
     from ..zoo.loading import load_text_encoder
 
     card = resolve_model(model)
@@ -83,7 +84,7 @@ def command(
             say(f"{item_id} cannot be used: {problem}")
         return
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision, graphs=("encoder",))
-    settings = {"model": model_entry(card), "precision": chosen.precision}
+    settings = {"model": model_entry(card), "precision": chosen.precision, **runtime_setting(chosen)}
     require_weights(card, "autoencoder", "text_encoder")
     with RunFolder(
         out, command="encode", settings=settings, resume=resume, overwrite=overwrite, shard=shard, warn=say

@@ -36,6 +36,7 @@ from .stages import ItemCount, announce_runtime, require_weights
 
 if TYPE_CHECKING:
     from ..pipeline.prompts import PromptItem
+    from ..pipeline.recipes import Recipe
     from ..pipeline.sampler_settings import SampleSettings
 
 # What a sidecar decides, and therefore cannot be given beside --from.
@@ -111,9 +112,11 @@ def command(
     from ..pipeline.prompts import expand_seeds
     from ..pipeline.sampler_settings import choose_settings
 
+    recipe = None
     if sidecar is not None:
         _refuse_decided(context)
-        items, card, settings, runtime, precision = _repeat(sidecar, model, batch_size, latents_only)
+        card, settings, recipe = _repeat(sidecar, model, batch_size, latents_only)
+        items, runtime, precision = [recipe.item], recipe.request_runtime(device), recipe.precision
     else:
         items = _read(prompt, context)
         card = resolve_model(model)
@@ -137,7 +140,10 @@ def command(
         _print_plan(chosen, card, settings, out, as_json)
         return
     options = {"runtime": runtime, "device": device, "precision": precision}
-    _run(chosen, card, settings, options, out, shard=shard, resume=resume, overwrite=overwrite, as_json=as_json)
+    _run(
+        chosen, card, settings, options, out, recipe=recipe, shard=shard, resume=resume, overwrite=overwrite,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 def _read(prompt: str | None, context: click.Context) -> "list[PromptItem]":
@@ -166,7 +172,7 @@ def _refuse_decided(context: click.Context) -> None:
 
 def _repeat(
     sidecar: Path, model: str | None, batch_size: int, latents_only: bool
-) -> "tuple[list[PromptItem], Card, SampleSettings, str, str]":
+) -> "tuple[Card, SampleSettings, Recipe]":
     """Everything as the sidecar says it was, on the same weights."""
     from ..pipeline.provenance import check_same_model
     from ..pipeline.recipes import from_sidecar
@@ -181,7 +187,7 @@ def _repeat(
     card = find_card(model if model is not None else made_with)
     check_same_model(recipe.model, card, source=str(sidecar))
     settings = replace(recipe.settings(card, latents_only=latents_only), batch_size=batch_size)
-    return [recipe.item], card, settings, recipe.runtime, recipe.precision
+    return card, settings, recipe
 
 
 def _print_plan(
@@ -210,6 +216,7 @@ def _run(
     options: dict[str, str],
     out: Path,
     *,
+    recipe: "Recipe | None",
     shard: Shard | None,
     resume: bool,
     overwrite: bool,
@@ -222,9 +229,11 @@ def _run(
 
     graphs = ("adapter", "denoiser") if settings.latents_only else ("adapter", "denoiser", "decoder")
     runtime = announce_runtime(card, **options, graphs=graphs)
+    if recipe is not None and (sentence := recipe.compare_runtime(runtime)) is not None:
+        say(sentence)
     parts = ["text_encoder", "denoiser"] if settings.latents_only else ["text_encoder", "denoiser", "autoencoder"]
     require_weights(card, *parts)
-    recorded = settings.run_settings(model_entry(card), runtime.precision, runtime.name)
+    recorded = settings.run_settings(model_entry(card), runtime.precision, runtime)
     with RunFolder(
         out, command="sample", settings=recorded, resume=resume, overwrite=overwrite, shard=shard, warn=say
     ) as run:

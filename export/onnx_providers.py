@@ -10,12 +10,8 @@ import torch
 from ..imaging.errors import InputError
 from .devices import choose_device
 from .errors import OutOfMemoryError, name_allocations
+from .provider_names import PROVIDERS
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 # Arithmetic on shapes, which ONNX Runtime leaves on the CPU on purpose: its results are needed there. A GPU's provider
 # has kernels for all of these, so that none is on the CPU for want of one.
 SHAPE_OPERATORS = {

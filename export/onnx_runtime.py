@@ -13,7 +13,8 @@ from ..zoo.card import Card
 from ..zoo.family import load_family
 from .devices import PRECISIONS
 from .onnx_net import OnnxNet
-from .onnx_providers import PROVIDERS, choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options
+from .onnx_providers import choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options
+from .provider_names import PROVIDERS
 from .records import FOLDER, GraphRecord, exported_precisions, read_record
 
 # Where a model folder keeps the engines of TensorRT, whoever builds them.

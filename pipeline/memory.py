@@ -17,12 +17,20 @@ def reset_peak(device: torch.device) -> None:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
 
 
-def read_peak(device: torch.device) -> int | None:
+def read_peak(device: torch.device, *, whole_device: bool = False) -> int | None:
     """Most bytes in use since `reset_peak`: PyTorch's allocations on CUDA, else the process's resident set.
+
+    Args:
+        device: Where the work was done.
+        whole_device: On CUDA the memory in use on the whole device, by whatever and whichever process, since it was
+            first used: ONNX Runtime and TensorRT have allocators of their own, which keep what they once took.
 
     Returns:
         Bytes; None on systems other than Linux without CUDA.
     """
+    if device.type == "cuda" and whole_device:
+        free, total = torch.cuda.mem_get_info(device)
+        return int(total - free)
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if not _CLEAR.exists():

@@ -1,10 +1,11 @@
 """Recipes: how a volume was sampled, read from its sidecar, so that it can be sampled again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..export.provider_names import PROVIDERS
 from ..imaging.errors import InputError
 from ..imaging.layouts import parse_label
 from ..imaging.names import check_id
@@ -12,6 +13,9 @@ from ..zoo.card import Card
 from ..zoo.record import Record, parse_record
 from .prompts import PromptItem, parse_seed, parse_spacing
 from .sampler_settings import SampleSettings, choose_settings
+
+if TYPE_CHECKING:
+    from ..export.runtimes import Runtime
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Recipe:
         model: The model's entry: id, revision and file digests.
         sampler: name, steps, guidance_scale, eta and timesteps.
         precision: Floating-point precision.
-        runtime: What executed the networks.
+        runtime: What executed the networks; for ONNX Runtime with its provider, such as `onnx:cpu`.
+        provider: What of another runtime than PyTorch did, with its version.
+        graphs: Digest of each exported graph.
     """
 
     item: PromptItem
@@ -31,6 +37,37 @@ class Recipe:
     sampler: Mapping[str, Any]
     precision: str
     runtime: str
+    provider: str | None = None
+    graphs: Mapping[str, str] = field(default_factory=dict)
+
+    def request_runtime(self, device: str) -> str:
+        """The runtime to ask for: the sidecar's, but without its provider where `device` is one of another provider."""
+        kind, _, provider = self.runtime.partition(":")
+        return kind if provider and device != "auto" and (device == "cpu") != (provider == "cpu") else self.runtime
+
+    def compare_runtime(self, runtime: "Runtime") -> str | None:
+        """What the user should know where something else executes the networks now.
+
+        Args:
+            runtime: What executes them.
+
+        Returns:
+            A sentence where the provider is another one, or another version; None where all is as it was.
+
+        Raises:
+            InputError: A graph was exported anew.
+        """
+        for graph, digest in runtime.details.get("graphs", {}).items():
+            if self.graphs and self.graphs.get(graph) != digest:
+                raise InputError(
+                    f"{self.item.id} was made with another export of the {graph}: its SHA-256 is {digest}, not "
+                    f"{self.graphs.get(graph)}.",
+                    "Give the model folder that it was made with; or sample its prompt anew with --prompt and --seed.",
+                )
+        provider = runtime.details.get("provider")
+        if self.provider is None or provider == self.provider:
+            return None
+        return f"{self.item.id} was made with {self.provider}, and is made again with {provider}: digits may differ."
 
     def settings(self, card: Card, *, latents_only: bool = False) -> SampleSettings:
         """The settings that sample it again; InputError where the sidecar's are out of range."""
@@ -76,8 +113,16 @@ def from_sidecar(path: Path) -> Recipe:
         patient_id=data.get("patient_id"),
         prompt_id=data.get("prompt_id"),
     )
-    precision, runtime = str(data.get("precision", "fp32")), str(data.get("runtime", "torch"))
-    return Recipe(item, data["model"], data["sampler"], precision, runtime)
+    precision, provider, graphs = str(data.get("precision", "fp32")), data.get("provider"), data.get("graphs", {})
+    if not (isinstance(provider, str | None) and isinstance(graphs, dict)):
+        raise InputError(f"{path} does not say how its volume was sampled: its provider or graphs are damaged.", remedy)
+    return Recipe(item, data["model"], data["sampler"], precision, _name_runtime(data), provider, graphs)
+
+
+def _name_runtime(data: Mapping[str, Any]) -> str:
+    """The runtime as a user would ask for it, with the provider of ONNX Runtime where the sidecar names it."""
+    runtime, provider = str(data.get("runtime", "torch")), str(data.get("provider")).partition(" ")[0]
+    return next((f"onnx:{name}" for name, full in PROVIDERS.items() if runtime == "onnx" and provider == full), runtime)
 
 
 def _read_record(path: Path, remedy: str) -> Record:

@@ -4,19 +4,29 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..imaging.atomic import write_json
 from .errors import RunFolderError
 from .provenance import versions
 from .seeds import Shard
 
+if TYPE_CHECKING:
+    from ..export.runtimes import Runtime
+
 RUN_SCHEMA = "ccella.run/1"
 
 
-def runtime_setting(name: str) -> dict[str, str]:
-    """The setting that names the runtime; none for PyTorch, so that its earlier runs can be resumed."""
-    return {} if name == "torch" else {"runtime": name}
+def runtime_setting(runtime: "Runtime") -> dict[str, Any]:
+    """The settings that name the runtime, its provider and its exported graphs.
+
+    None for PyTorch, so that its earlier runs can be resumed. Versions may change within a run, as PyTorch's may.
+    """
+    if runtime.name == "torch":
+        return {}
+    provider = str(runtime.details["provider"]).split()[0]
+    graphs = dict(runtime.details["graphs"])
+    return {"runtime": runtime.name, "runtime_provider": provider, "runtime_graphs": graphs}
 
 
 class RunSettings:

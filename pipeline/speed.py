@@ -204,7 +204,7 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     def measure(stage: str, compute: Callable[[], Any], flop: int, count: int = 1, items: int = 1) -> StageSpeed:
         reset_peak(device)
         seconds = statistics.median(time_repeats(compute, device, repeats)) / items
-        return StageSpeed(stage, count, seconds, flop, read_peak(device))
+        return StageSpeed(stage, count, seconds, flop, read_peak(device, whole_device=runtime.name != "torch"))
 
     if encoder is None:
         text = torch.randn(TOKENS, family.text_width(card), generator=torch.Generator().manual_seed(0))

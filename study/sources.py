@@ -131,7 +131,7 @@ def _sample(
     runtime = choose_runtime("torch", card, device=device)
     items = expand_seeds([PromptItem(exam.id, exam.text or "") for exam in reports], None)
     items = list(items if shard is None else shard.select(items))
-    recorded = settings.run_settings(model_entry(card), runtime.precision, runtime.name)
+    recorded = settings.run_settings(model_entry(card), runtime.precision, runtime)
     say(f"Sampling {len(items)} exams with {card.id} into {folder}.")
     done: list[str] = []
 

@@ -10,6 +10,7 @@ import torch
 from ccella.cli.main import run
 from ccella.export import onnx_export
 from ccella.export.onnx_export import choose_graphs, choose_shapes, export_graph
+from ccella.export.onnx_net import OnnxNet
 from ccella.export.parity import ParityError, draw_inputs
 from ccella.export.records import onnx_path, read_record, record_path
 from ccella.imaging.errors import InputError
@@ -82,6 +83,27 @@ def test_a_graph_that_disagrees_is_not_written(tiny_model, tmp_path, monkeypatch
     with pytest.raises(ParityError, match=r"The ONNX encoder in fp32 differs from PyTorch by .* it was not written"):
         export_graph(card, graph, folder=tmp_path, device="cpu")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_is_not_finite_is_not_written_and_leaves_the_earlier_export(exported_model, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(exported_model, folder)
+    card = read_card(folder / "card.toml")
+    before = {path: path.read_bytes() for path in (folder / "onnx").iterdir()}
+    (graph,) = choose_graphs(card, ["encoder"], choose_shapes(card, [(8, 8, 8), (16, 16, 8), (24, 16, 8)]))
+    intact, calls = OnnxNet.__call__, []
+
+    def run_with_one_nan(net, inputs):
+        outputs = intact(net, inputs)
+        calls.append(inputs)
+        if len(calls) == 2:
+            outputs["mean"][0, 0, 0, 0, 0] = float("nan")
+        return outputs
+
+    monkeypatch.setattr(OnnxNet, "__call__", run_with_one_nan)
+    with pytest.raises(ParityError, match=r"at batch 1, x 16, .* the mean of one of them is not finite"):
+        export_graph(card, graph, device="cpu")
+    assert {path: path.read_bytes() for path in (folder / "onnx").iterdir()} == before
 
 
 def test_records_refuse_what_was_changed(exported_model, tmp_path):

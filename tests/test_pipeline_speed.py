@@ -127,3 +127,11 @@ def test_a_model_without_weights_is_measured_when_asked(tiny_model, tmp_path, ca
     assert run(["bench", str(tmp_path), "--repeats", "1", "--random-weights", "-q"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == ["matrix product", "adapter", "step", "decode", "write", "exam"]
+
+
+def test_on_a_gpu_other_runtimes_are_measured_by_the_whole_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * 2**30, 140 * 2**30))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
+    device = torch.device("cuda:0")
+    assert read_peak(device, whole_device=True) == 110 * 2**30
+    assert read_peak(device) == 2**30
