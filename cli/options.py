@@ -92,6 +92,22 @@ class MemoryType(click.ParamType[int]):
         return int(float(number) * 2 ** (20 if unit == "MB" else 30))
 
 
+class BatchSizeType(click.ParamType[int | None]):
+    """A number of items, or `auto` (None): as many as fit into memory."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Parses the number."""
+        if value is None or isinstance(value, int):
+            return value
+        if value == "auto":
+            return None
+        if not (value.isascii() and value.isdecimal()) or int(value) < 1:
+            raise click.BadParameter(f"{value!r} is not a number of at least 1, nor auto.", param=param, ctx=ctx)
+        return int(value)
+
+
 class RuntimeType(click.ParamType[str]):
     """`auto`, `torch`, `onnx`, `tensorrt`, or `onnx:PROVIDER`; whether the machine has it is seen when it is used."""
 
@@ -173,9 +189,17 @@ steps_option = click.option(
 )
 
 
+_batch_size_help = "Items at a time; does not change what comes out."
+
+
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-    help="Items at a time; does not change what comes out.",
+    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help=_batch_size_help
+)
+
+
+fitting_batch_size_option = click.option(
+    "--batch-size", type=BatchSizeType(), default=1, show_default=True, metavar="N|auto",
+    help=f"{_batch_size_help} auto: as many as fit into --memory, or into what is free.",
 )  # fmt: skip
 
 
@@ -199,8 +223,8 @@ def compute_options(command: Command) -> Command:
 
 memory_option = click.option(
     "--memory", "memory_bytes", type=MemoryType(), metavar="SIZE",
-    help="What decoding may take beside the weights, such as 6GB; less is slower, the images are the same.  "
-    "[default: 8GB]",
+    help="What decoding, and a batch of `sample --batch-size auto`, may take beside the weights, such as 6GB; less is "
+    "slower, the images are the same.  [default: 8GB for decoding]",
 )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from ..zoo.registry import find_card, list_cards
 from .notes import say
 from .options import (
     NumbersType,
-    batch_size_option,
     compute_options,
+    fitting_batch_size_option,
     memory_option,
     model_option,
     output_option,
@@ -71,7 +71,7 @@ DECIDED = (
     help="Classifier-free guidance; 1 is none.  [default: the model's]",
 )  # fmt: skip
 @click.option("--latents", "latents_only", is_flag=True, help="Write latents for `ccella decode` instead of volumes.")
-@batch_size_option
+@fitting_batch_size_option
 @memory_option
 @compute_options
 @run_options
@@ -91,7 +91,7 @@ def command(
     sampler: str | None,
     guidance_scale: float | None,
     latents_only: bool,
-    batch_size: int,
+    batch_size: int | None,
     memory_bytes: int | None,
     device: str,
     runtime: str,
@@ -115,7 +115,7 @@ def command(
     recipe = None
     if sidecar is not None:
         _refuse_decided(context)
-        card, settings, recipe = _repeat(sidecar, model, batch_size, latents_only)
+        card, settings, recipe = _repeat(sidecar, model, batch_size or 1, latents_only)
         items, runtime, precision = [recipe.item], recipe.request_runtime(device), recipe.precision
     else:
         items = _read(prompt, context)
@@ -129,8 +129,8 @@ def command(
             for item in items
         ]
         settings = choose_settings(
-            card, preset=preset, sampler=sampler, steps=steps, guidance_scale=guidance_scale, batch_size=batch_size,
-            latents_only=latents_only,
+            card, preset=preset, sampler=sampler, steps=steps, guidance_scale=guidance_scale,
+            batch_size=batch_size or 1, latents_only=latents_only,
         )  # fmt: skip
     settings = replace(settings, memory_bytes=memory_bytes)
     chosen = expand_seeds(items, seeds)
@@ -141,8 +141,8 @@ def command(
         return
     options = {"runtime": runtime, "device": device, "precision": precision}
     _run(
-        chosen, card, settings, options, out, recipe=recipe, shard=shard, resume=resume, overwrite=overwrite,
-        as_json=as_json,
+        chosen, card, settings, options, out, recipe=recipe, fit_batch=batch_size is None, shard=shard, resume=resume,
+        overwrite=overwrite, as_json=as_json,
     )  # fmt: skip
 
 
@@ -217,11 +217,13 @@ def _run(
     out: Path,
     *,
     recipe: "Recipe | None",
+    fit_batch: bool,
     shard: Shard | None,
     resume: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
+    from ..pipeline.batching import fit_batch_size
     from ..pipeline.provenance import model_entry
     from ..pipeline.run_folder import RunFolder
     from ..pipeline.sample import sample
@@ -240,6 +242,9 @@ def _run(
         text_encoder = load_text_encoder(card, device=str(runtime.device))
         denoiser = runtime.load(card, "denoiser")
         autoencoder = None if settings.latents_only else runtime.load(card, "autoencoder")
+        if fit_batch:
+            settings, sentence = fit_batch_size(card, settings, runtime, n_items=len(items), tokens=text_encoder.window)
+            say(sentence)
         progress = Progress("sampling", "exams")
         count = ItemCount(progress, len(items))
         records = sample(
