@@ -46,7 +46,7 @@ class Study:
         trials: Trainings per point.
         fractions: Shares of institution 2's training patients, descending.
         pretraining: Of PRETRAINING.
-        validation: Whose validation exams choose the weights.
+        validation: Whose validation exams choose the weights; those of pretrainings are always institution 1's.
         split: Shares of patients for training, validation and test.
         sequences: Channels by the name of the sequence set.
         institutions: Sources of institution 1 and 2.

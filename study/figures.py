@@ -10,6 +10,7 @@ from ..imaging.atomic import atomic_path
 from ..imaging.errors import InputError
 from .partitions import fraction_name
 from .results import FIGURES, Difference, Point, Results
+from .uncertainty import Estimate, Interval
 
 NAMES = {"average_precision": "Average precision", "auc": "Area under the ROC curve"}
 # The paper's names of the curves, with colours that differ in grey and to colour-blind eyes (Okabe and Ito).
@@ -58,7 +59,7 @@ def write_figures(folder: Path, results: Results) -> list[Path]:
 
 
 def _draw_curves(path: Path, results: Results, sequences: str) -> None:
-    """One panel per figure: mean over trials, bars of one standard deviation, band of the 95 % interval."""
+    """One panel per figure: mean over trials, bars of one standard deviation, band of the widest 95 % interval."""
     points = [point for point in results.points() if point[0] == sequences]
     figure, panels, places = _panels(points)
     for panel, name in zip(panels, FIGURES, strict=True):
@@ -69,13 +70,13 @@ def _draw_curves(path: Path, results: Results, sequences: str) -> None:
             if not own:
                 continue
             x = [places[point[2]] for point in own]
-            values = [results.values(point, name) for point in own]
-            spread = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in values]
-            low, high = zip(*(results.intervals[point, name] for point in own), strict=True)
+            found = [results.estimates[point, name] for point in own]
+            spread = [each.sd or 0.0 for each in found]
+            low, high = zip(*map(_ends, found), strict=True)
             panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             panel.errorbar(
                 x,
-                [float(np.mean(each)) for each in values],
+                [each.value for each in found],
                 spread,
                 color=colour,
                 marker=marker,
@@ -88,7 +89,7 @@ def _draw_curves(path: Path, results: Results, sequences: str) -> None:
         panels,
         path,
         f"{results.study.title}: {sequences}",
-        "Bars: 1 SD over trials; bands: 95 % over test patients.",
+        f"Bars: 1 SD over trials; bands: {_words(results)}.",
     )
 
 
@@ -104,11 +105,23 @@ def _draw_differences(path: Path, results: Results, name: str, base: str, differ
                 continue
             own.sort(key=lambda each: each.minuend[2])
             x = [places[each.minuend[2]] + shifts[pretraining] for each in own]
-            y = np.array([each.value for each in own])
-            bounds = np.array([[y[i] - each.low, each.high - y[i]] for i, each in enumerate(own)]).T.clip(min=0.0)
+            y = np.array([each.estimate.value for each in own])
+            ends = np.array([_ends(each.estimate) for each in own])
+            bounds = np.stack([y - ends[:, 0], ends[:, 1] - y]).clip(min=0.0)
             panel.errorbar(x, y, bounds, color=colour, marker=marker, capsize=3, label=label)
         panel.set_ylabel(f"{NAMES[kind]}: {name} minus {base}")
-    _finish(figure, panels, path, f"{results.study.title}: {name} minus {base}", "Bars: 95 % over test patients.")
+    _finish(figure, panels, path, f"{results.study.title}: {name} minus {base}", f"Bars: {_words(results)}.")
+
+
+def _ends(found: Estimate) -> Interval:
+    """The interval over trials and patients; with one trial that over patients; else none."""
+    return found.interval or found.patients or (found.value, found.value)
+
+
+def _words(results: Results) -> str:
+    """What the intervals are over."""
+    joint = any(each.interval for each in results.estimates.values())
+    return f"95 % over {'trainings and ' if joint else ''}test patients"
 
 
 def _panels(points: Sequence[Point]) -> tuple[Any, Any, dict[float, int]]:

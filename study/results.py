@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -15,36 +15,30 @@ from ..pipeline.predictions import Predictions, check_same_exams, read_predictio
 from .definition import Study
 from .plan import Run, plan_runs
 from .running import PREDICTIONS
+from .uncertainty import Estimate, estimate
 
 FIGURES = ("average_precision", "auc")
 # Sequence set, pretraining, share.
 Point = tuple[str, str, float]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One point's mean minus another's.
+    """One point minus another, trial by trial.
 
     Attributes:
         figure: Of FIGURES.
         minuend: The point it is of.
         subtrahend: The point it is compared with.
-        value: Difference of the means over the trials.
-        low: Lower bound of the 95 % interval over the test patients, both points read on the same resamples.
-        high: Upper bound.
-        p_value: Two-sided, from the resamples.
-        p_holm: Corrected over the shares of one comparison.
+        estimate: Over the trials that both points have, both read on the same resamples of the test patients.
+        p_holm: The p value corrected over the shares of one comparison; None where there is no p value.
     """
 
     figure: str
     minuend: Point
     subtrahend: Point
-    value: float
-    low: float
-    high: float
-    p_value: float
-    p_holm: float
+    estimate: Estimate
+    p_holm: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +51,7 @@ class Results:
         figures: Figures of each run on institution 2's test exams.
         exams: Test exams.
         positives: Those of class 1.
-        intervals: 95 % interval of each point's mean over its trials, by point and figure.
+        estimates: Of each point and figure.
         pretraining: Synthetic minus real, and either minus none, at every share.
         sequences: Each later sequence set of the study file minus the first, at every share.
     """
@@ -67,17 +61,13 @@ class Results:
     figures: Mapping[Run, Mapping[str, float | None]]
     exams: int
     positives: int
-    intervals: Mapping[tuple[Point, str], Interval]
+    estimates: Mapping[tuple[Point, str], Estimate]
     pretraining: Sequence[Difference]
     sequences: Sequence[Difference]
 
     def points(self) -> list[Point]:
         """Every point that has a run, in the order of the study."""
         return list_points(self.figures)
-
-    def values(self, point: Point, figure: str) -> list[float]:
-        """A figure of each trial of a point."""
-        return [float(found[figure] or 0.0) for run, found in self.figures.items() if point_of(run) == point]
 
 
 def point_of(run: Run) -> Point:
@@ -106,14 +96,15 @@ def collect_results(study: Study, out: Path) -> Results:
         check_same_exams(first, table)
     points = list_points(tables)
     families = [*_pretraining_pairs(study, points), *_sequence_pairs(study, points)]
-    intervals, differences = _Comparison(study, tables, families).compute()
+    estimates, differences = _Comparison(study, tables, families).compute()
     within = [each for each in differences if each.minuend[0] == each.subtrahend[0]]
     across = [each for each in differences if each.minuend[0] != each.subtrahend[0]]
     figures = {run: classification_figures(table.labels, table.probabilities) for run, table in tables.items()}
-    return Results(study, len(planned), figures, len(first.ids), int(first.labels.sum()), intervals, within, across)
+    return Results(study, len(planned), figures, len(first.ids), int(first.labels.sum()), estimates, within, across)
 
 
-Family = list[tuple[Point, Point]]
+Pair = tuple[Point, Point]
+Family = list[Pair]
 
 
 def _pretraining_pairs(study: Study, points: Sequence[Point]) -> Iterator[Family]:
@@ -136,52 +127,89 @@ def _shares(points: Sequence[Point]) -> list[float]:
 
 
 class _Comparison:
-    """Means of all points and differences of pairs on the same resamples of the test patients."""
+    """Points and differences of pairs, on the same resamples of the test patients."""
 
     def __init__(self, study: Study, tables: Mapping[Run, Predictions], families: Sequence[Family]) -> None:
-        self._study, self._tables, self._families = study, tables, families
-        self._points = list_points(tables)
-        self._pairs = [pair for family in families for pair in family]
-        self._any = next(iter(tables.values()))
+        self._study, self._tables = study, tables
+        self._read: dict[bytes, dict[Run, np.ndarray]] = {}
+        self._trials: dict[Point, dict[int, Run]] = {}
+        for run in tables:
+            self._trials.setdefault(point_of(run), {})[run.trial] = run
+        # Points that share no trial yet, in a study that is half done, are not compared.
+        self._families = [[pair for pair in family if self._shared(pair)] for family in families]
+        self._pairs = [pair for family in self._families for pair in family]
 
-    def compute(self) -> tuple[dict[tuple[Point, str], Interval], list[Difference]]:
-        labels, patients, study = self._any.labels, self._any.patients, self._study
-        values = self._columns(np.ones((1, len(labels))))[0]
-        found = bootstrap_intervals(self._columns, patients, labels, repeats=study.bootstrap, seed=study.seed)
-        # Average precision and area are defined on every resample: each has both classes.
-        bounds = [interval for interval in found if interval is not None]
-        weights = draw_weights(patients, labels, repeats=study.bootstrap, seed=study.seed)
-        draws = np.concatenate([self._columns(block) for block in weights])
-        width = len(FIGURES)
-        keys = [(point, figure) for point in self._points for figure in FIGURES]
-        intervals = dict(zip(keys, bounds, strict=False))
+    def compute(self) -> tuple[dict[tuple[Point, str], Estimate], list[Difference]]:
+        first, study = next(iter(self._tables.values())), self._study
+        labels, patients = first.labels, first.patients
+        repeats, seed = study.bootstrap, study.seed
+        found = bootstrap_intervals(self._means, patients, labels, repeats=repeats, seed=seed)
+        intervals = dict(zip(self._keys(), found, strict=True))
+        blocks = [self._by_run(block) for block in draw_weights(patients, labels, repeats=repeats, seed=seed)]
+        draws = {run: np.concatenate([block[run] for block in blocks]) for run in self._tables}
+        values = {run: each[0] for run, each in self._by_run(np.ones((1, len(labels)))).items()}
+        positive = {name for name, label in zip(patients, labels, strict=True) if label == 1}
+        smallest = min(len(positive), len(set(patients) - positive))
+        estimates = {}
+        for point, figure in product(self._trials, FIGURES):
+            runs, place = list(self._trials[point].values()), FIGURES.index(figure)
+            estimates[point, figure] = estimate(
+                [float(values[run][place]) for run in runs],
+                np.stack([draws[run][:, place] for run in runs]),
+                intervals[point, figure],
+                limits=(0.0, 1.0),
+                smallest=smallest,
+            )
         differences = []
-        column = len(keys)
-        for family in self._families:
-            for offset, figure in enumerate(FIGURES):
-                columns = [column + width * number + offset for number in range(len(family))]
-                p_values = [two_sided(draws[:, each]) for each in columns]
-                corrected = holm({str(number): p for number, p in enumerate(p_values)})
-                for number, (pair, each) in enumerate(zip(family, columns, strict=True)):
-                    numbers = (float(values[each]), *bounds[each], p_values[number], corrected[str(number)])
-                    differences.append(Difference(figure, *pair, *numbers))
-            column += width * len(family)
-        return intervals, differences
+        for family, figure in product(self._families, FIGURES):
+            place = FIGURES.index(figure)
+            compared = {}
+            for pair in family:
+                both = self._shared(pair)
+                compared[pair] = estimate(
+                    [float(values[one][place] - values[other][place]) for one, other in both],
+                    np.stack([draws[one][:, place] - draws[other][:, place] for one, other in both]),
+                    intervals[pair, figure],
+                    limits=(-1.0, 1.0),
+                    smallest=smallest,
+                )
+            differences += _correct(figure, compared)
+        return estimates, differences
 
-    def _columns(self, weights: np.ndarray) -> np.ndarray:
-        """Both figures of every point, then of every pair's difference: [m, n] to [m, columns]."""
+    def _shared(self, pair: Pair) -> list[tuple[Run, Run]]:
+        """The runs of two points with the same trial's number, and so the same seed."""
+        one, other = (self._trials[point] for point in pair)
+        return [(run, other[trial]) for trial, run in one.items() if trial in other]
+
+    def _keys(self) -> list[tuple[Point | Pair, str]]:
+        """What the columns of `_means` are of."""
+        return list(product((*self._trials, *self._pairs), FIGURES))
+
+    def _by_run(self, weights: np.ndarray) -> dict[Run, np.ndarray]:
+        """Both figures of every run: [m, n] to [m, figures]."""
         chosen = [ALL_FIGURES.index(name) for name in FIGURES]
-        trials: dict[Point, list[np.ndarray]] = {}
-        for run, table in self._tables.items():
-            figures = weighted_figures(table.labels, table.probabilities, weights)[:, chosen]
-            trials.setdefault(point_of(run), []).append(figures)
-        means = {point: np.mean(each, axis=0) for point, each in trials.items()}
-        parts = [means[point] for point in self._points] + [means[one] - means[other] for one, other in self._pairs]
-        return np.concatenate(parts, axis=1)
+        # The intervals over patients and the covariances of trials ask for the same resamples.
+        key = weights.tobytes()
+        if key not in self._read:
+            self._read[key] = {
+                run: weighted_figures(table.labels, table.probabilities, weights)[:, chosen]
+                for run, table in self._tables.items()
+            }
+        return self._read[key]
+
+    def _means(self, weights: np.ndarray) -> np.ndarray:
+        """Both figures of every point, then of every pair's difference, over the trials: [m, n] to [m, columns]."""
+        runs = self._by_run(weights)
+        parts = [np.mean([runs[run] for run in trials.values()], axis=0) for trials in self._trials.values()]
+        pairs = [
+            np.mean([runs[one] - runs[other] for one, other in self._shared(pair)], axis=0) for pair in self._pairs
+        ]
+        return np.concatenate([*parts, *pairs], axis=1)
 
 
-def two_sided(draws: np.ndarray) -> float:
-    """Two-sided p value of a difference of 0 from its bootstrap distribution, never below 2 / (resamples + 1)."""
-    below = (int((draws <= 0).sum()) + 1) / (len(draws) + 1)
-    above = (int((draws >= 0).sum()) + 1) / (len(draws) + 1)
-    return min(1.0, 2.0 * min(below, above))
+def _correct(figure: str, compared: Mapping[Pair, Estimate]) -> list[Difference]:
+    """The differences of one comparison with their p values corrected for each other."""
+    names = {str(number): pair for number, pair in enumerate(compared)}
+    p_values = {name: compared[pair].p_value for name, pair in names.items()}
+    corrected = holm({name: p for name, p in p_values.items() if p is not None})
+    return [Difference(figure, *pair, compared[pair], corrected.get(name)) for name, pair in names.items()]

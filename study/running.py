@@ -108,12 +108,18 @@ def _make_run(study: Study, run: Run, exams: StudyExams, out: Path, device: str,
         training = exams.parts[run.fraction]
     else:
         training = exams.synthetic[run.sequences] if run.pretraining == "synthetic" else exams.first["train"]
-    judged = (exams.first if study.validation == "institution1" else exams.second)["validation"]
+    judged = validation_exams(study, run, exams)
     cache = out / "cache"
     train_classifier(card, training, judged, folder, options, cache=cache, resume=True, log=say)
     predict_test(folder, exams.second["test"], cache, device)
     # The weights are in the model folder; a hundred runs' checkpoints would fill a disk.
     shutil.rmtree(folder / "training" / STAGE / "checkpoints", ignore_errors=True)
+
+
+def validation_exams(study: Study, run: Run, exams: StudyExams) -> Sequence[Exam]:
+    """The exams that choose a run's weights; a zero-shot point sees nothing of institution 2."""
+    second = study.validation == "institution2" and run.fraction > ZERO_SHOT
+    return (exams.second if second else exams.first)["validation"]
 
 
 def predict_test(folder: Path, exams: Sequence[Exam], cache: Path, device: str) -> None:

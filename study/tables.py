@@ -5,16 +5,22 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ..imaging.atomic import write_text
 from ..metrics.classification import FIGURES as ALL_FIGURES
 from .partitions import fraction_name
-from .results import FIGURES, Difference, Results
+from .results import Difference, Results
+from .uncertainty import Estimate, Interval
 
 Row = tuple[object, ...]
-SUMMARY = ("sequences", "pretraining", "percent", "figure", "trials", "mean", "sd", "low", "high")
-DIFFERENCES = ("figure", "sequences", "pretraining", "minus", "percent", "difference", "low", "high", "p", "p_holm")
+SUMMARY = (
+    "sequences", "pretraining", "percent", "figure", "trials", "mean", "sd", "min", "max", "low", "high",
+    "patients_low", "patients_high",
+)  # fmt: skip
+DIFFERENCES = (
+    "figure", "sequences", "pretraining", "minus", "percent", "trials", "difference", "sd", "min", "max", "low", "high",
+    "p", "p_holm", "patients_low", "patients_high",
+)  # fmt: skip
+LEAST_P = 0.001
 
 
 def write_tables(folder: Path, results: Results) -> dict[str, Path]:
@@ -46,30 +52,49 @@ def run_rows(results: Results) -> list[Row]:
 
 
 def summary_rows(results: Results) -> list[Row]:
-    """Every point: mean and standard deviation over its trials, 95 % interval over the test patients."""
-    rows: list[Row] = []
-    for point in results.points():
-        for figure in FIGURES:
-            values = results.values(point, figure)
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            low, high = results.intervals[point, figure]
-            rows.append(
-                (point[0], point[1], fraction_name(point[2]), figure, len(values), _short(float(np.mean(values))),
-                 _short(spread), _short(low), _short(high))
-            )  # fmt: skip
-    return rows
+    """Every point: over its trials mean, SD and range; 95 % intervals over trials and patients, and patients alone."""
+    return [
+        (
+            *point[:2],
+            fraction_name(point[2]),
+            figure,
+            *_spread(found),
+            *_bounds(found.interval),
+            *_bounds(found.patients),
+        )
+        for (point, figure), found in results.estimates.items()
+    ]  # fmt: skip
 
 
 def difference_rows(differences: Iterable[Difference]) -> list[Row]:
-    """Differences with their intervals; `minus` names what was subtracted."""
+    """Differences trial by trial, with the same columns and p values; `minus` names what was subtracted."""
     return [
         (
             each.figure, each.minuend[0], each.minuend[1],
             each.subtrahend[1] if each.subtrahend[0] == each.minuend[0] else each.subtrahend[0],
-            fraction_name(each.minuend[2]), *map(_short, (each.value, each.low, each.high, each.p_value, each.p_holm)),
+            fraction_name(each.minuend[2]), *_spread(each.estimate), *_bounds(each.estimate.interval),
+            *map(_probability, (each.estimate.p_value, each.p_holm)), *_bounds(each.estimate.patients),
         )
         for each in differences
     ]  # fmt: skip
+
+
+def p_text(value: float | None) -> str:
+    """A p value for people: three digits, and no more than that of very small ones; empty where there is none."""
+    return "" if value is None else f"<{LEAST_P}" if value < LEAST_P else f"{value:.3f}"
+
+
+def _spread(found: Estimate) -> Row:
+    numbers = (found.value, found.sd, min(found.trials), max(found.trials))
+    return len(found.trials), *map(_short, numbers)
+
+
+def _bounds(interval: Interval | None) -> Row:
+    return ("", "") if interval is None else tuple(map(_short, interval))
+
+
+def _probability(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def _short(value: float | None) -> str:

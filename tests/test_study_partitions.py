@@ -1,16 +1,14 @@
-"""Splits and partitions, and the statistics of differences."""
+"""Splits and partitions."""
 
 import hashlib
 import itertools
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
 from ccella.study.partitions import fraction_name, partition_exams, split_exams
-from ccella.study.results import two_sided
 
 FRACTIONS = (1.0, 0.5, 0.25, 0.125, 0.0625)
 
@@ -73,12 +71,3 @@ def test_too_few_patients_are_refused() -> None:
 
 def test_names_of_shares() -> None:
     assert [fraction_name(fraction) for fraction in (*FRACTIONS, 0.0)] == ["100", "50", "25", "12.5", "6.25", "0"]
-
-
-def test_two_sided_p_values() -> None:
-    rng = np.random.default_rng(0)
-    assert two_sided(rng.normal(0.0, 1.0, 2000)) > 0.8
-    # A normal difference of 1.96 standard errors.
-    assert two_sided(rng.normal(1.96, 1.0, 20000)) == pytest.approx(0.05, abs=0.01)
-    assert two_sided(np.ones(2000)) == pytest.approx(2 / 2001)
-    assert two_sided(np.zeros(2000)) == 1.0

@@ -108,6 +108,30 @@ def test_finetuning_starts_from_the_pretrained_weights(done: Path) -> None:
         assert not (run.folder(done) / "training" / "classifier" / "checkpoints").exists()
 
 
+def test_institution_2_chooses_no_weights_of_a_zero_shot_point(folder: Path) -> None:
+    """Its own validation exams choose those of whatever learns from it."""
+    from dataclasses import replace
+
+    from ccella.imaging.exams import Exam
+    from ccella.study.exams import StudyExams
+    from ccella.study.running import validation_exams
+
+    first, second = ({"validation": [Exam(name, name, {})]} for name in ("first", "second"))
+    exams = StudyExams(first, second, {}, {})
+    study = read_study(folder / "study.toml")
+    other = replace(study, validation="institution2")
+    for run in plan_runs(study):
+        assert validation_exams(study, run, exams) == first["validation"]
+        expected = second if run.fraction > 0 else first
+        assert validation_exams(other, run, exams) == expected["validation"]
+
+
+@pytest.mark.parametrize("name", ["study-phantom", "study-phantom-short"])
+def test_the_examples_train_every_arm_for_as_many_steps(name: str) -> None:
+    options = read_study(Path(__file__).parents[1] / "examples" / f"{name}.toml").options
+    assert options["scratch"]["steps"] == options["pretrain"]["steps"] + options["finetune"]["steps"]
+
+
 def test_tables_figures_and_page(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = folder / "page.html"
     assert ccella(["study", "report", str(folder / "study.toml"), "--report", str(page), "--json", "-q"]) == 0
@@ -117,7 +141,10 @@ def test_tables_figures_and_page(done: Path, folder: Path, capsys: pytest.Captur
         summary = list(csv.DictReader(file))
     assert len(summary) == 2 * 10 and {row["percent"] for row in summary} == {"0", "50"}
     for row in summary:
-        assert 0 <= float(row["low"]) <= float(row["high"]) <= 1 and row["sd"] == ""
+        # One trial: nothing is known of others.
+        assert row["trials"] == "1" and row["sd"] == row["low"] == row["high"] == ""
+        assert row["mean"] == row["min"] == row["max"]
+        assert 0 <= float(row["patients_low"]) <= float(row["mean"]) <= float(row["patients_high"]) <= 1
     with (done / "tables" / "runs.csv").open(encoding="utf-8") as file:
         first = next(csv.DictReader(file))
     table = read_predictions(Run("t2w", "real", 0.0, 0).folder(done) / "predictions.csv")
