@@ -117,7 +117,8 @@ def export_graph(
         opset = _write_onnx(card, graph, precision, scratch / name)
         axes = {key: asdict(axis) for key, axis in graph.axes.items()}
         inputs = {row.name: row.shape for row in graph.inputs}
-        checks, error = [], None
+        checks: list[dict[str, Any]] = []
+        error: float | None = None
         if check:
             net = OnnxNet(scratch / name, axes, provider=provider, device=where)
             checks = compare(card, graph, net, precision)
@@ -192,7 +193,8 @@ def _write_onnx(card: Card, graph: Graph, precision: str, path: Path) -> int:
     assert program is not None
     proto = program.model_proto
     # What the graph holds, not what the module does: the adapter's shares the whole denoiser.
-    if sum(value.const_value.nbytes for value in program.model.graph.initializers.values()) > EMBEDDED_BYTES:
+    held = (value.const_value for value in program.model.graph.initializers.values())
+    if sum(tensor.nbytes for tensor in held if tensor is not None) > EMBEDDED_BYTES:
         onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
     else:
         onnx.save_model(proto, path)
