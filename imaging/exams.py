@@ -54,7 +54,7 @@ def find_exams(source: Path | str, channels: Sequence[str], on_problem: OnProble
             with a report that is not text; the others are found all the same. None raises the first such error.
 
     Returns:
-        Exams sorted by id.
+        Exams in the order of the manifest; those of a folder sorted by id.
 
     Raises:
         InputError: Nothing is found, an exam lacks a channel or has it twice, an id is unsafe or there twice.

@@ -20,6 +20,11 @@ from .names import channel_names, check_id, match_channel
 MARKSHEET = "marksheet.csv"
 # How the marksheet's column `center` begins for exams of `ccella phantom`.
 PHANTOM_CENTER = "phantom"
+DICOM_ENDINGS = (".dcm", ".ima")
+# The index of a medium: a DICOM file, but no slice.
+DICOM_INDEX = "DICOMDIR"
+# Files of a folder whose content is looked at.
+DICOM_PROBES = 2
 LABEL_COLUMNS = ("case_csPCa", "class", "label")
 TEXT_COLUMNS = ("text", "report", "prompt")
 LABELS: Mapping[str, int] = {"yes": 1, "no": 0, "1": 1, "0": 0, "true": 1, "false": 0, "1.0": 1, "0.0": 0}
@@ -141,7 +146,28 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-def _walk(source: Path) -> Iterator[Path]:
+def _holds_dicom(folder: Path, names: Sequence[str], channels: Sequence[str]) -> bool:
+    """Whether a folder holds DICOM slices: by the ending, or, for a channel's folder, by the start of its first files.
+
+    PACS name slices `IM00001` or by bare UIDs. Folders of other names are not opened: they could be no channel.
+    """
+    if any(name.lower().endswith(DICOM_ENDINGS) for name in names):
+        return True
+    if match_channel(folder.name, channels) is None:
+        return False
+    others = [name for name in names if name != DICOM_INDEX and not volume_ending(name)]
+    return any(_is_dicom(folder / name) for name in others[:DICOM_PROBES])
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM part 10 says: a preamble of 128 bytes, then DICM."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _walk(source: Path, channels: Sequence[str]) -> Iterator[Path]:
     """Volume files and DICOM series' folders under `source`, sorted; hidden names are left out, links followed."""
     seen: set[Path] = set()
     for folder, folders, names in os.walk(source, onerror=_fail, followlinks=True):
@@ -152,7 +178,7 @@ def _walk(source: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = sorted(name for name in names if not name.startswith("."))
-        if any(name.lower().endswith((".dcm", ".ima")) for name in visible):
+        if _holds_dicom(Path(folder), visible, channels):
             yield Path(folder)
         yield from (Path(folder) / name for name in visible if volume_ending(name))
 
@@ -160,7 +186,7 @@ def _walk(source: Path) -> Iterator[Path]:
 def _collect(source: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
     """Groups the files under `source` by exam id and channel."""
     found: dict[str, dict[str, Path]] = {}
-    for path in _walk(source):
+    for path in _walk(source, channels):
         stem = path.name[: -len(volume_ending(path) or "")] if path.is_file() else path.name
         match = match_channel(stem, channels)
         if match is None:

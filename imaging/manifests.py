@@ -7,9 +7,10 @@ Records have the keys `id`, `channel` and `path`, one line per volume; consecuti
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 
 from .errors import InputError
@@ -168,7 +169,7 @@ def find_in_manifest(path: Path, channels: Sequence[str], on_problem: OnProblem 
         on_problem: As `find_exams`; records of volumes are refused as a whole.
 
     Returns:
-        Exams sorted by id.
+        Exams in the order of the manifest.
 
     Raises:
         InputError: The manifest cannot be read or is empty, lacks an id or a channel, or has an id twice.
@@ -190,10 +191,9 @@ def find_in_manifest(path: Path, channels: Sequence[str], on_problem: OnProblem 
         )
     if not exams:
         raise InputError(f"{path} lists no exam.", "Give every exam a line with its id and one path per channel.")
-    exams.sort(key=lambda exam: exam.id)
-    for one, other in pairwise(exams):
-        if one.id == other.id:
-            raise InputError(f"{path} lists the id {one.id!r} twice.", "Give every exam an id of its own.")
+    twice = next((name for name, count in Counter(exam.id for exam in exams).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} lists the id {twice!r} twice.", "Give every exam an id of its own.")
     return exams
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from scipy.spatial.transform import Rotation
+from support.dicom_series import write_dicom
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.files import read_volume
@@ -52,30 +53,6 @@ def test_itk_formats_agree_with_nibabel_on_the_same_image(tmp_path, ending, pack
     np.testing.assert_array_equal(ours.data, np.asanyarray(theirs.dataobj))
     np.testing.assert_allclose(ours.affine, theirs.affine, rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.affine, oblique(), rtol=0, atol=1e-6)
-
-
-def write_dicom(folder: Path, heights, series="1.2.826.0.1.3680043.2.1125.1") -> None:
-    """Writes axial slices at the given heights in mm, in shuffled file order."""
-    folder.mkdir(exist_ok=True)
-    writer = SimpleITK.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for number, height in enumerate(heights):
-        image = SimpleITK.GetImageFromArray(np.full((1, 4, 3), 100 * number + 7, np.int16))
-        image[0, 0, 0] = 1
-        image.SetSpacing((2.0, 2.0, 3.0))
-        tags = {
-            "0008|0060": "MR",
-            "0020|000d": "1.2.826.0.1.3680043.2.1125.9",
-            "0020|000e": series,
-            "0008|0018": f"{series}.{number}",
-            "0020|0013": str(number),
-            "0020|0032": f"-10\\20\\{height}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }
-        for key, value in tags.items():
-            image.SetMetaData(key, value)
-        writer.SetFileName(str(folder / f"{(number * 7) % 10}_{series[-1]}.dcm"))
-        writer.Execute(image)
 
 
 def test_a_dicom_series_is_sorted_by_position(tmp_path):

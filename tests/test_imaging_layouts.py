@@ -16,6 +16,17 @@ from ccella.imaging.names import check_id, match_channel
 CHANNELS = ("t2w", "hbv", "adc")
 
 
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_exams_of_a_manifest_keep_its_order(tmp_path, name):
+    ids = ["b10", "b9", "a", "10", "C"]
+    rows = [{"id": identifier, "t2w": "t.nii", "hbv": "h.nii", "adc": "a.nii"} for identifier in ids]
+    lines = [json.dumps(row) for row in rows]
+    if name == "m.csv":
+        lines = [",".join(row) for row in [rows[0].keys(), *(row.values() for row in rows)]]
+    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    assert [exam.id for exam in find_exams(tmp_path / name, CHANNELS)] == ids
+
+
 def touch(path: Path) -> Path:
     """Makes an empty file, for tests that look at names only."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +129,7 @@ def test_csv_manifest(tmp_path):
         "a,,a/t.nii,a/h.nii,a/a.nii,,r.txt,0,,\n",
         encoding="utf-8",
     )
-    one, other = find_exams(manifest, CHANNELS)
+    other, one = find_exams(manifest, CHANNELS)
     assert (one.id, one.patient_id, one.text, one.label) == ("a", "a", "from a file", 0)
     assert (other.id, other.patient_id, other.text, other.label) == ("b", "p1", "two, words", 1)
     assert other.files == {"t2w": tmp_path / "b/t.nii", "hbv": tmp_path / "b/h.nii", "adc": Path("/abs/a.nii")}
@@ -157,9 +168,9 @@ def test_a_run_folders_manifest_is_a_source(tmp_path):
     text = "\n".join(record(i, c, **{"class": 1}) for i in ("x2", "x1") for c in CHANNELS)
     (tmp_path / "manifest.jsonl").write_text(text, encoding="utf-8")
     exams = find_exams(tmp_path, CHANNELS)
-    assert [exam.id for exam in exams] == ["x1", "x2"]
+    assert [exam.id for exam in exams] == ["x2", "x1"]
     assert find_exams(tmp_path / "manifest.jsonl", CHANNELS) == exams
-    assert exams[0].files["adc"] == tmp_path / "x1/adc.nii" and exams[0].label == 1
+    assert exams[1].files["adc"] == tmp_path / "x1/adc.nii" and exams[1].label == 1
 
 
 @pytest.mark.parametrize(
@@ -185,7 +196,7 @@ def test_bad_records_are_refused(lines, words):
     [
         ("id,t2w,hbv,adc\n", "lists no exam"),
         ("id,t2w,hbv,adc\na,t,h,\n", "Exam 'a'.*has no 'adc'; it has hbv, t2w"),
-        ("id,t2w,hbv,adc\na,t,h,a\na,t,h,a\n", "lists the id 'a' twice"),
+        ("id,t2w,hbv,adc\na,t,h,a\nb,t,h,a\na,t,h,a\n", "lists the id 'a' twice"),
         ("t2w,hbv,adc\nt,h,a\n", "line 2 has no id"),
         ("id,t2w,hbv,adc\na,t,h\n", "line 2 does not have as many cells"),
         ("id,t2w,hbv,adc\na/b,t,h,a\n", "path separator"),
