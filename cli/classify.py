@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..pipeline.seeds import Shard
 from .notes import say
-from .options import classifier_option, compute_options, stream_options
+from .options import classifier_option, compute_options, run_options, stream_options
 from .output import Output
 from .progress import Progress
 from .stages import ItemCount, announce_runtime, require_weights
 
 if TYPE_CHECKING:
+    from ..imaging.exams import Exam
     from ..pipeline.prediction_table import Prediction
 
 
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
 )
 @classifier_option("none; train one with `ccella train classifier`")
 @compute_options
-@click.option("--overwrite", is_flag=True, help="Replace the file that is there.")
-@click.option("--resume", is_flag=True, help="Keep the rows that the same model made before.")
+@run_options
 @stream_options
 def command(
     exams: str,
@@ -41,17 +42,20 @@ def command(
     device: str,
     runtime: str,
     precision: str,
-    overwrite: bool,
+    shard: Shard | None,
     resume: bool,
+    overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Give exams the probability of class 1 (clinically significant cancer).
 
     EXAMS is a folder, a .csv or .jsonl manifest, the output folder of `ccella sample`, or - for the records of another
-    command's --json. A class that the exams state is kept as the label.
+    command's --json. A class that the exams state is kept as the label. --resume keeps the rows of images that have not
+    changed; without --shard it joins what shards wrote to FILE-I-of-N.csv.
     """
-    from ..imaging.exams import Exam, exams_from_records, find_exams
-    from ..pipeline.classify import PART, PredictionFile, classify, prediction_entry
+    from ..imaging.exams import exams_from_records, find_exams
+    from ..pipeline.classify import PART, PredictionFile, classify, prediction_entry, table_path
     from ..zoo.registry import find_card
 
     if model is None:
@@ -60,13 +64,28 @@ def command(
     require_weights(card, PART)
     names = card.image.channel_names
     found: Iterable[Exam] = exams_from_records(sys.stdin, names) if exams == "-" else find_exams(exams, names)
+    found = found if shard is None else shard.select(list(found))
+    if dry_run:
+        _print_plan(found, table_path(out, shard), as_json)
+        return
     chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
-    file = PredictionFile(out, prediction_entry(card, chosen), resume=resume, overwrite=overwrite)
+    file = PredictionFile(out, prediction_entry(card, chosen), resume=resume, overwrite=overwrite, shard=shard)
     progress = Progress("classifying", "exams")
     count = ItemCount(progress, len(found) if isinstance(found, Sized) else None)
     rows = classify(found, card, classifier=chosen.load(card, PART), runtime=chosen, file=file, on_item=count.finish)
-    _print(rows, progress, out, as_json)
-    say(f"Predictions: {out}")
+    _print(rows, progress, file.path, as_json)
+    say(f"Predictions: {file.path}")
+
+
+def _print_plan(exams: "Iterable[Exam]", out: Path, as_json: bool) -> None:
+    """What `--dry-run` shows of each exam."""
+    with Output("id", "patient", "label", "file", as_json=as_json) as output:
+        for exam in exams:
+            if as_json:
+                row = {"id": exam.id, "patient_id": exam.patient_id, "label": exam.label, "path": out.as_posix()}
+                output.add_object(row)
+            else:
+                output.add_row(exam.id, exam.patient_id, exam.label, out)
 
 
 def _print(rows: "Iterator[Prediction]", progress: Progress, out: Path, as_json: bool) -> None:

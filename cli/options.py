@@ -257,7 +257,7 @@ def run_options(command: Command) -> Command:
     """`--shard`, `--resume`, `--overwrite` and `--dry-run`: how a run folder is filled."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-        click.option("--overwrite", is_flag=True, help="Replace what the output folder holds."),
+        click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote."),
         click.option("--resume", is_flag=True, help="Go on where an earlier run of the same command stopped."),
         click.option("--shard", type=ShardType(), metavar="I/N", help="Do only the I-th of N equal shares."),
     ):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..imaging.digests import digest_file
 from ..imaging.errors import InputError
 from ..imaging.names import check_id
 from ..zoo.card import Card
@@ -18,7 +19,7 @@ from .errors import FailureLog
 from .images import Preview, image_names, write_images
 from .latents import read_latent
 from .provenance import check_same_model, execution_entry, licence_entry, model_entry
-from .run_folder import RunFolder, digest_file
+from .run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ..export.runtimes import Runtime

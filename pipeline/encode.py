@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..imaging.atomic import write_json
+from ..imaging.digests import digest_source
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, PreparedExam, is_synthetic, load_exam
 from ..zoo.card import Card
@@ -17,7 +18,7 @@ from .data_report import describe_data
 from .errors import FailureLog
 from .latents import latent_name, read_tensors, text_path, write_tensors
 from .provenance import execution_entry, licence_entry, model_entry
-from .run_folder import RunFolder, digest_source
+from .run_folder import RunFolder
 
 if TYPE_CHECKING:
     from ..export.runtimes import Runtime

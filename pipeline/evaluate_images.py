@@ -134,7 +134,7 @@ def _check_size(images: ImageSet, extractors: Sequence[Extractor]) -> None:
         except ValueError as error:
             raise InputError(
                 f"Extractor {extractor.card.id} cannot take images of {' x '.join(map(str, volume.shape))}: {error}",
-                "Choose another with --features, or a larger grid with --model NAME.",
+                "Choose another with --features, or a larger grid with --grid NAME.",
             ) from error
 
 

@@ -136,7 +136,7 @@ def _check_grid(prepared: PreparedExam, spec: ImageSpec, who: str) -> None:
         raise InputError(
             f"{who} has the grid {_grid_text(shape, spacing)}; the first real exam has "
             f"{_grid_text(spec.shape, spec.spacing_mm)}.",
-            "Compare sets of one grid, or bring all onto a model's grid with --model NAME.",
+            "Compare sets of one grid, or bring all onto a model's grid with --grid NAME.",
         )
 
 

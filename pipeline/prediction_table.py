@@ -1,9 +1,11 @@
 """Writing predictions: a CSV with one row per exam and a JSON beside it that says what made them."""
 
 import csv
+import hashlib
 import io
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ def write_table(path: Path, rows: Sequence[Prediction], entry: Mapping[str, Any]
         label = "" if row.label is None else row.label
         # Nine digits tell every float32 from its neighbours.
         writer.writerow([row.id, row.patient_id, f"{row.probability:.9g}", label])
-    write_json(entry_path(path), {"schema": SCHEMA, "exams": len(rows), **entry})
+    digest = hashlib.sha256(text.getvalue().encode()).hexdigest()
+    write_json(entry_path(path), {"schema": SCHEMA, "exams": len(rows), "sha256": digest, **entry})
     write_text(path, text.getvalue())
 
 
@@ -65,6 +68,28 @@ def read_table_rows(path: Path) -> list[Prediction]:
             raise InputError(f"{place}: the probability is {line['probability']!r}.", "Make it again: --overwrite.")
         rows.append(Prediction(line["id"], line["patient_id"], probability, parse_label(line["label"], place)))
     return rows
+
+
+def find_table(lines: Iterable[str]) -> Path:
+    """The table that the records of `ccella classify --json` speak of; read to their end, when it is complete.
+
+    Raises:
+        InputError: A line is no such record, there is none, or they speak of several tables.
+    """
+    remedy = "Pipe `ccella classify --json` into it, or name the table."
+    paths: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Standard input, line {number} is not JSON.", remedy) from error
+        if not isinstance(row, dict) or row.get("kind") != "prediction" or not isinstance(row.get("path"), str):
+            raise InputError(f"Standard input, line {number} is not a prediction.", remedy)
+        paths.add(row["path"])
+    if len(paths) != 1:
+        found = f"speaks of {len(paths)} tables" if paths else "has no predictions"
+        raise InputError(f"Standard input {found}.", remedy)
+    return Path(paths.pop())
 
 
 def entry_path(path: Path) -> Path:

@@ -9,7 +9,6 @@ An artefact counts as done when its sidecar parses and the artefact has the dige
 is an index: it is appended to while a run goes on and put in input order, from the sidecars, when a resumed run ends.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..imaging.atomic import write_json
+from ..imaging.digests import digest_file
 from ..zoo.record import Record
 from ..zoo.runs import SHARD_MANIFEST
 from .errors import RunFolderError
@@ -29,22 +29,6 @@ from .seeds import Shard
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 SHARED_FILE = re.compile(r"[0-9a-f]{16}\.safetensors")
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
-
-
-def digest_source(path: Path) -> str:
-    """SHA-256 of an input: of a file's content, or of the names and contents of a folder's files (a DICOM series)."""
-    if not path.is_dir():
-        return digest_file(path)
-    whole = hashlib.sha256()
-    for file in sorted(each for each in path.iterdir() if each.is_file()):
-        whole.update(f"{file.name}\0{digest_file(file)}\n".encode())
-    return whole.hexdigest()
 
 
 class RunFolder:

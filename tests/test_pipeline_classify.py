@@ -1,6 +1,8 @@
 """Classifying exams: what is written, what is kept, what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,6 +134,66 @@ def test_what_is_there_is_not_overwritten_unasked(model: Any, exams: list[Exam],
     (tmp_path / "p.json").write_text(json.dumps(entry), encoding="utf-8")
     with pytest.raises(RunFolderError, match="another model"):
         run(model, exams, path, resume=True)
+
+
+def copied(source: Exam, folder: Path) -> Exam:
+    folder.mkdir()
+    return replace(source, files={name: Path(shutil.copy2(path, folder)) for name, path in source.files.items()})
+
+
+def test_resuming_keeps_rows_of_the_same_images_alone(model: Any, exams: list[Exam], tmp_path: Path) -> None:
+    """Ids say nothing of the images: another folder's exams, or a file that was rewritten, may have the same."""
+    path = tmp_path / "p.csv"
+    first = run(model, exams[:2], path)
+    moved = copied(exams[0], tmp_path / "moved")
+    other = replace(exams[2], id="e1", patient_id="p0", label=1)
+    calls: list[str] = []
+    watched = lambda exam, spec: calls.append(exam.id) or standardise_exam(exam, spec)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccella.pipeline.classify.standardise_exam", watched)
+        second = run(model, [moved, other], path, resume=True)
+    assert calls == ["e1"] and second[0].probability == pytest.approx(first[0].probability, rel=1e-8)
+    assert second[1].probability == run(model, [other], tmp_path / "alone.csv")[0].probability
+    assert second[1].probability != first[1].probability
+    # The table and what is said of it belong together.
+    path.write_text(path.read_text(encoding="utf-8").replace("p0,0", "p0,1"), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccella.pipeline.classify.standardise_exam", watched)
+        run(model, [moved, other], path, resume=True)
+    assert calls == ["e1", "e0", "e1"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "bf16"), ("runtime", "onnx")])
+def test_rows_of_another_precision_or_runtime_are_not_mixed_in(
+    model: Any, exams: list[Exam], tmp_path: Path, key: str, value: str
+) -> None:
+    path = tmp_path / "p.csv"
+    run(model, exams[:1], path)
+    with pytest.raises(RunFolderError, match=f"was made with {key} .*, not {value}"):
+        PredictionFile(path, {**prediction_entry(model.card, model.runtime), key: value}, resume=True)
+
+
+def test_shards_are_joined(model: Any, exams: list[Exam], tmp_path: Path, capsys: Any) -> None:
+    from ccella.cli.main import run as ccella
+
+    rows = [",".join(("id", *exams[0].files))]
+    rows += [",".join((each.id, *map(str, each.files.values()))) for each in exams]
+    (tmp_path / "exams.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    path = tmp_path / "p.csv"
+    words = ["classify", str(tmp_path / "exams.csv"), "--model", str(model.folder), "-o", str(path), "--json", "-q"]
+    assert ccella([*words, "--shard", "1/2", "--dry-run"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"id": "e0", "patient_id": "e0", "label": None, "path": (tmp_path / "p-1-of-2.csv").as_posix()}
+    ]
+    for shard, ids in (("1/2", ["e0"]), ("2/2", ["e1", "e2"])):
+        assert ccella([*words, "--shard", shard]) == 0
+        assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ids
+    parts = [row for name in ("p-1-of-2.csv", "p-2-of-2.csv") for row in read_table_rows(tmp_path / name)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccella.pipeline.classify.standardise_exam", None)
+        assert ccella([*words, "--resume"]) == 0
+    assert read_table_rows(path) == parts and len(parts) == 3
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["exams.csv", "p.csv", "p.json"]
 
 
 def test_an_exam_that_cannot_be_used_does_not_cost_the_others(model: Any, exams: list[Exam], tmp_path: Path) -> None:

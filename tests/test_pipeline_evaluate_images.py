@@ -131,7 +131,7 @@ def test_other_grids_are_refused_and_the_way_out_named(sets, tmp_path, shape, sp
     write_exam(synthetic, "s04", anatomy(np.random.default_rng(0), shape), spacing_mm)
     with pytest.raises(InputError, match="'s04' of the synthetic set has the grid") as caught:
         evaluate(sets, synthetic=synthetic)
-    assert "--model" in caught.value.remedy
+    assert "--grid" in caught.value.remedy
 
 
 def test_a_models_grid_takes_all(sets):

@@ -1,6 +1,7 @@
 """Training of a classifier: it learns, keeps the best validation, resumes exactly, refuses what cannot work."""
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccella.imaging.digests import digest_source, stamp_source
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
 from ccella.imaging.standardisation import standardise_exam
@@ -20,7 +22,7 @@ from ccella.training.classifier import (
     select_channels,
     train_classifier,
 )
-from ccella.training.classifier_data import labelled_images
+from ccella.training.classifier_data import LabelledImages, labelled_images
 from ccella.training.config import resolve_options
 from ccella.zoo.card import Card, parse_card, read_card
 from ccella.zoo.errors import CardError
@@ -150,6 +152,43 @@ def test_samples_are_sorted_and_the_same_whoever_prepares_them(card: Card, exams
     assert one.digest == two.digest
     expected = standardise_exam(exams[1], card.image)
     np.testing.assert_allclose(one.image(1).numpy(), expected, atol=2e-3)
+
+
+def prepared(card: Card, exams: list[Exam], cache: Path) -> tuple[LabelledImages, bool]:
+    """The samples, and whether the exams were read."""
+    lines: list[str] = []
+    return labelled_images(exams, card.image, cache, name="training", log=lines.append), bool(lines)
+
+
+def test_an_exam_that_was_rewritten_is_read_again(card: Card, exams: list[Exam], tmp_path: Path) -> None:
+    """Path and size stay what they were."""
+    files = {name: Path(shutil.copy2(path, tmp_path)) for name, path in exams[1].files.items()}
+    both = [exams[0], replace(exams[1], files=files)]
+    first, read = prepared(card, both, tmp_path / "cache")
+    assert read and not prepared(card, both, tmp_path / "cache")[1]
+    size, before = files["adc"].stat().st_size, first.image(1).clone()
+    shutil.copy(exams[3].files["adc"], files["adc"])
+    assert files["adc"].stat().st_size == size
+    second, read = prepared(card, both, tmp_path / "cache")
+    assert read and second.digest != first.digest and not torch.equal(second.image(1), before)
+    assert [name for name, words in second.describe().items() if words != first.describe()[name]] == ["e01"]
+    # Elsewhere the same files are the same data.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    copies = [replace(exam, files={name: Path(shutil.copy(path, moved)) for name, path in exam.files.items()})
+              for exam in both]  # fmt: skip
+    assert prepared(card, copies, tmp_path / "cache")[0].digest == second.digest
+
+
+def test_every_slice_of_a_series_counts(tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    for number in range(3):
+        (tmp_path / "series" / f"{number}.dcm").write_bytes(b"slice %d" % number)
+    content, stamp = digest_source(tmp_path / "series"), stamp_source(tmp_path / "series")
+    assert stamp == stamp_source(tmp_path / "series")
+    (tmp_path / "series" / "1.dcm").write_bytes(b"slice 9")
+    assert digest_source(tmp_path / "series") != content and stamp_source(tmp_path / "series") != stamp
+    assert stamp_source(tmp_path / "nothing") == str(tmp_path / "nothing")
 
 
 def refused(card: Card, training: list[Exam], validation: list[Exam], out: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from ccella.metrics.kernel import kernel_distance, subset_distances
 from ccella.zoo.errors import CardError, UnknownModelError, WeightsMissingError
-from ccella.zoo.extractors import find_extractor, list_extractors, load_extractor
+from ccella.zoo.extractors import Extractor, find_extractor, list_extractors, load_extractor
 from ccella.zoo.extractors.loading import read_weights
 from ccella.zoo.extractors.networks import (
     ARCHITECTURES,
@@ -20,6 +20,7 @@ from ccella.zoo.extractors.networks import (
     zscore_volume,
 )
 from ccella.zoo.extractors.pyramid import pyramid_features
+from ccella.zoo.lock import extend_lock
 
 
 def parameters(network):
@@ -125,6 +126,15 @@ def test_a_published_pickle_is_converted_once_and_gives_the_networks_features(hu
     assert features.dtype == np.float64
     assert features.shape == (1, 2048)
     assert features == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_result_names_the_commit_that_the_lock_holds(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    card = find_extractor("medicalnet-resnet50")
+    extractor = Extractor(card, "0" * 64, lambda images: images)
+    assert extractor.describe()["revision"] == "unpinned"
+    extend_lock(revisions={card.files[0].repo: "b" * 40})
+    assert extractor.describe()["revision"] == "b" * 40
 
 
 def test_weights_of_another_network_are_refused(hub):

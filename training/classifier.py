@@ -93,8 +93,8 @@ class ClassifierTask:
             "card": digest_words([repr(network)]),
         }
         self.details: Mapping[str, Mapping[str, str]] = {
-            "data": dict.fromkeys(training.ids, ""),
-            "validation": dict.fromkeys(validation.ids, ""),
+            "data": training.describe(),
+            "validation": validation.describe(),
             "card": flatten(network),
         }
         self._augmentation = Augmentation(

@@ -1,5 +1,6 @@
 """Labelled exams as training samples of a classifier, standardised once into one memory-mapped file."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging.atomic import atomic_path
+from ..imaging.atomic import atomic_path, write_json
+from ..imaging.digests import digest_channels, stamp_source
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, find_exams
 from ..imaging.spec import ImageSpec
@@ -28,13 +30,15 @@ class LabelledImages:
         ids: Of the exams.
         patient_ids: Of the exams.
         labels: 0 or 1.
-        digest: Of the exams, their files, labels and the grid.
+        contents: Digest of each exam's files.
+        digest: Of the exams, what their files hold, their labels and the grid; not of where they lie.
     """
 
     array: np.ndarray
     ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
     labels: tuple[int, ...]
+    contents: tuple[str, ...]
     digest: str
 
     def __len__(self) -> int:
@@ -43,6 +47,11 @@ class LabelledImages:
     def image(self, index: int) -> Tensor:
         """A sample, float32 [C, *shape]."""
         return torch.from_numpy(self.array[index].astype(np.float32))
+
+    def describe(self) -> dict[str, str]:
+        """Content and class by exam, so that a resumption can name the exams that changed."""
+        rows = zip(self.ids, self.contents, self.labels, strict=True)
+        return {name: f"{content} {label}" for name, content, label in rows}
 
 
 def labelled_images(
@@ -53,7 +62,8 @@ def labelled_images(
     Args:
         exams: With a class each, of both classes, ids distinct.
         spec: The classifier's image.
-        cache: Folder for the arrays, so that neither an epoch nor another run reads the exams again.
+        cache: Folder for the arrays, so that neither an epoch nor another run reads the exams again, unless a file has
+            moved or changed.
         name: What the exams are, for messages.
         log: Takes lines for people.
 
@@ -65,14 +75,18 @@ def labelled_images(
     """
     check_labelled(exams, name)
     ordered = sorted(exams, key=lambda exam: exam.id)
-    path = cache / f"classifier-{_digest_images(ordered, spec)[:16]}.npy"
-    if not path.is_file():
+    path = cache / f"classifier-{_stamp_images(ordered, spec)[:16]}.npy"
+    listing = path.with_suffix(".json")
+    # The listing is written last: without it the array may be of a run that was killed.
+    if not (path.is_file() and listing.is_file()):
         _standardise(path, ordered, spec, name, log)
+        write_json(listing, [digest_channels(exam.files, spec.channel_names) for exam in ordered])
     array = np.load(path, mmap_mode="r", allow_pickle=False)
+    contents = tuple(map(str, json.loads(listing.read_text(encoding="utf-8"))))
     labels = tuple(int(exam.label or 0) for exam in ordered)
-    digest = digest_words([_digest_images(ordered, spec), *map(str, labels)])
     ids, patients = tuple(exam.id for exam in ordered), tuple(exam.patient_id for exam in ordered)
-    return LabelledImages(array, ids, patients, labels, digest)
+    digest = digest_words([repr(spec), *ids, *contents, *map(str, labels)])
+    return LabelledImages(array, ids, patients, labels, contents, digest)
 
 
 def gather_exams(sources: Sequence[Path], channels: Sequence[str]) -> list[Exam]:
@@ -181,13 +195,9 @@ def _standardise(path: Path, exams: Sequence[Exam], spec: ImageSpec, name: str, 
         array.flush()
 
 
-def _digest_images(exams: Sequence[Exam], spec: ImageSpec) -> str:
+def _stamp_images(exams: Sequence[Exam], spec: ImageSpec) -> str:
+    """Names a cached array: another one is due where a file has moved or changed."""
     words = [repr(spec)]
     for exam in exams:
-        words.append(exam.id)
-        for channel in spec.channel_names:
-            path = exam.files[channel]
-            # A DICOM series is a folder; its size says nothing.
-            size = path.stat().st_size if path.is_file() else -1
-            words += [str(path.resolve()), str(size)]
+        words += [exam.id, *(stamp_source(exam.files[channel]) for channel in spec.channel_names)]
     return digest_words(words)

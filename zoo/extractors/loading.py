@@ -12,6 +12,7 @@ import numpy as np
 from ...imaging.atomic import write_bytes
 from ..errors import CardError
 from ..loading import find_file, sha256_file
+from ..lock import hold_pins
 from .card import ExtractorCard
 from .pyramid import pyramid_features
 
@@ -36,11 +37,11 @@ class Extractor:
     extract: Callable[[np.ndarray], np.ndarray]
 
     def describe(self) -> dict[str, Any]:
-        """What a result has to name to be repeated."""
+        """What a result has to name to be repeated; the revision is the card's, or the one of the first pull."""
         return {
             "extractor": self.card.id,
             "sha256": self.sha256,
-            "revision": self.card.files[0].revision if self.card.files else None,
+            "revision": hold_pins(self.card.files[0]).revision if self.card.files else None,
             "preprocessing": self.card.preprocessing,
         }
 
