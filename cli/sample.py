@@ -49,7 +49,7 @@ DECIDED = (
 @click.option(
     "--prompt", metavar="FILE|DIR|MANIFEST|-",
     help="A report (text file), a folder of .txt files, a .csv or .jsonl manifest (id, prompt, and where wanted class, "
-    "spacing, seed), or - for standard input.",
+    "spacing, seed, patient_id), or - for standard input.",
 )  # fmt: skip
 @click.option(
     "--from", "sidecar", metavar="SIDECAR", type=click.Path(path_type=Path),

@@ -197,7 +197,8 @@ def _parse_row(row: Mapping[str, Any], origin: str) -> PromptItem:
         spacing_mm=parse_spacing(_single(row, SPACING_COLUMNS, origin), origin),
         seed=parse_seed(row.get("seed"), origin),
         meta=meta,
-        patient_id=str(row.get("patient_id") or "") or _patient_of(str(identifier)),
+        # A patient may be called 0.
+        patient_id=_patient_of(str(identifier)) if row.get("patient_id") in (None, "") else str(row["patient_id"]),
     )
 
 

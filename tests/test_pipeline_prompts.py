@@ -112,6 +112,23 @@ def test_text_files_by_other_names(tmp_path, name):
     assert read_prompts(write(tmp_path / name, "Lesion left.")) == [PromptItem("report", "Lesion left.")]
 
 
+def test_whose_report_it_is_comes_from_a_column_or_an_id_of_picai(tmp_path):
+    for name in ("10007_1000007", "report"):
+        write(tmp_path / f"{name}.txt", "Lesion")
+    assert [item.patient_id for item in read_prompts(tmp_path)] == ["10007", None]
+    rows = [{"id": "10007_1000007", "patient_id": "P"}, {"id": "a", "patient_id": 0}, {"id": "b", "patient_id": ""}]
+    lines = "\n".join(json.dumps({"text": "Lesion", **row}) for row in rows)
+    items = read_prompts("-", io.BytesIO(lines.encode()))
+    assert [item.patient_id for item in items] == ["P", "0", None] and all(not item.meta for item in items)
+    assert [item.origin for item in expand_seeds(items[1:], [3, 4])] == [
+        {"patient_id": patient, "prompt_id": name} for patient, name in (("0", "a"), ("0", "a"), ("b", "b"), ("b", "b"))
+    ]
+    # What was sampled keeps its origin when it is a prompt itself.
+    record = {"schema": "ccella.record/1", "id": "a_s3", "prompt": "Lesion", "patient_id": "0", "prompt_id": "a"}
+    (again,) = expand_seeds(read_prompts("-", io.BytesIO(json.dumps(record).encode())), [5])
+    assert again.origin == {"patient_id": "0", "prompt_id": "a"}
+
+
 def test_records_of_another_command_give_one_prompt_per_item():
     base = {"schema": "ccella.record/1", "kind": "volume", "id": "a", "prompt": "one", "synthetic": True, "class": 1}
     base |= {"conditions": {"class": None}, "seed": 3, "spacing_mm": [2, 2, 4]}
