@@ -26,7 +26,7 @@ RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --r
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet -c /build/constraints.txt \
         ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
     && if [ "${EXTRA}" = gpu ]; then /opt/pip/bin/pip --python /opt/venv/bin/python install --quiet \
-        -c /build/constraints.txt 'tensorrt>=10'; fi \
+        -c /build/constraints.txt 'tensorrt>=10.1,<11'; fi \
     && /opt/pip/bin/pip --python /opt/venv/bin/python check \
     && rm -rf /opt/venv/lib/python3*/site-packages/torch/include \
     && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +

@@ -59,7 +59,10 @@ def command(
     settings = replace(settings, memory_bytes=memory_bytes)
     if not random_weights:
         require_weights(card, "text_encoder", "denoiser", "autoencoder")
-    chosen = announce_runtime(card, runtime=runtime, device=device, precision=precision)
+    chosen = announce_runtime(
+        card, runtime=runtime, device=device, precision=precision, batch_size=settings.batch_size,
+        guidance_scale=settings.guidance_scale,
+    )  # fmt: skip
     networks = load_networks(card, chosen, random_weights=random_weights)
     common = {
         "model": card.id, "runtime": chosen.name, "device": str(chosen.device), "precision": chosen.precision,

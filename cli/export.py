@@ -1,14 +1,19 @@
 """`ccella export`: the parts of a model as files for other runtimes."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..zoo.card import Card
 from ..zoo.registry import find_card
 from .notes import say
 from .options import device_option, stream_options
 from .output import Output
+
+if TYPE_CHECKING:
+    from ..zoo.graphs import Graph
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -47,7 +52,7 @@ class NamesType(click.ParamType[tuple[str, ...]]):
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--to", "target", type=click.Choice(("onnx",)), required=True, help="What to export to.")
+@click.option("--to", "target", type=click.Choice(("onnx", "tensorrt")), required=True, help="What to export to.")
 @click.option(
     "--part", "parts", type=NamesType(), metavar="NAME,...",
     help="adapter, denoiser, decoder and encoder; or classifier.  [default: all]",
@@ -75,27 +80,49 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Export the parts of MODEL to ONNX, each checked against PyTorch on random inputs.
+    """Export the parts of MODEL, each checked against PyTorch on random inputs.
 
-    Files go into the model folder's onnx/, each with a record of what it was checked against. A part that computes
-    something else than PyTorch is not written.
+    ONNX files go into the model folder's onnx/. TensorRT engines are built from them for the GPU of this machine, and
+    go into tensorrt/. Each has a record of what it was checked against; a part that computes something else than
+    PyTorch is not written.
     """
-    from ..export.onnx_export import choose_graphs, choose_shapes, export_graph
+    from ..export.onnx_export import choose_graphs, choose_shapes
     from ..export.placement import prepare_folder
-    from ..export.records import onnx_path
 
     card = find_card(model)
     graphs = choose_graphs(card, parts, choose_shapes(card, shapes))
-    card = prepare_folder(card, out)
+    export = _export_onnx if target == "onnx" else _export_tensorrt
+    # What the machine lacks is said before a folder is made.
+    rows = export(graphs, precision, device, lambda: prepare_folder(card, out))
     with Output("part", "precision", "largest error", "tolerance", "file", as_json=as_json) as output:
-        for graph in graphs:
-            say(f"Exporting the {graph.name}.")
-            record = export_graph(card, graph, precision=precision, device=device)
-            path = onnx_path(card.directory, graph.name, precision)
+        for part, path, parity in rows:
             if as_json:
-                output.add_object(
-                    {"part": graph.name, "precision": precision, "path": path.as_posix(), "sha256": record.digest,
-                     "max_error": record.max_error, "tolerance": record.tolerance}
-                )  # fmt: skip
+                output.add_object({"part": part, "precision": precision, "path": path.as_posix(), **parity})
             else:
-                output.add_row(graph.name, precision, f"{record.max_error:.1e}", f"{record.tolerance:.0e}", path)
+                error, tolerance = parity["max_error"], parity["tolerance"]
+                output.add_row(part, precision, f"{error:.1e}", f"{tolerance:.0e}", path)
+
+
+def _export_onnx(
+    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    from ..export.onnx_export import export_graph
+    from ..export.records import onnx_path
+
+    card = prepare()
+    for graph in graphs:
+        say(f"Exporting the {graph.name}.")
+        record = export_graph(card, graph, precision=precision, device=device)
+        parity = {"sha256": record.digest, "max_error": record.max_error, "tolerance": record.tolerance}
+        yield graph.name, onnx_path(card.directory, graph.name, precision), parity
+
+
+def _export_tensorrt(
+    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    from ..export.tensorrt import choose_gpu, export_engines
+
+    gpu = choose_gpu(device, precision)
+    for graph, engine in export_engines(prepare(), graphs, precision=precision, gpu=gpu, say=say):
+        parity = {"sha256": engine.sha256, "max_error": engine.max_error, "tolerance": engine.tolerance}
+        yield graph.name, engine.path, parity | {"key_sha256": engine.key.digest, "gpu": gpu.name}

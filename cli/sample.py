@@ -230,7 +230,10 @@ def _run(
     from ..zoo.loading import load_text_encoder
 
     graphs = ("adapter", "denoiser") if settings.latents_only else ("adapter", "denoiser", "decoder")
-    runtime = announce_runtime(card, **options, graphs=graphs)
+    runtime = announce_runtime(
+        card, runtime=options["runtime"], device=options["device"], precision=options["precision"], graphs=graphs,
+        batch_size=settings.batch_size, guidance_scale=settings.guidance_scale,
+    )  # fmt: skip
     if recipe is not None and (sentence := recipe.compare_runtime(runtime)) is not None:
         say(sentence)
     parts = ["text_encoder", "denoiser"] if settings.latents_only else ["text_encoder", "denoiser", "autoencoder"]

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 
 def announce_runtime(
-    card: Card, *, runtime: str, device: str, precision: str, graphs: Sequence[str] | None = None
-) -> "Runtime":
-    """Chooses what executes a model, and says what `auto` came to; `graphs` as `export.runtimes.choose_runtime`."""
+    card: Card, *, runtime: str, device: str, precision: str, graphs: Sequence[str] | None = None,
+    batch_size: int = 1, guidance_scale: float = 1.0,
+) -> "Runtime":  # fmt: skip
+    """Chooses what executes a model, and says what `auto` came to; arguments as `export.runtimes.choose_runtime`."""
     from ..export.runtimes import choose_runtime
 
-    chosen = choose_runtime(runtime, card, device=device, precision=precision, graphs=graphs, say=say)
+    chosen = choose_runtime(
+        runtime, card, device=device, precision=precision, graphs=graphs, batch_size=batch_size,
+        guidance_scale=guidance_scale, say=say,
+    )  # fmt: skip
     if "auto" in (runtime, device, precision):
         provider = f" ({chosen.details['provider']})" if "provider" in chosen.details else ""
         say(f"Executing with {chosen.name}{provider} on {chosen.device} in {chosen.precision}.")

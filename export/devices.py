@@ -51,7 +51,19 @@ def choose_precision(requested: str, device: torch.device) -> torch.dtype:
         raise InputError(f"{requested!r} is not a precision.", f"Use auto, {', '.join(PRECISIONS)}.")
     if requested == "fp16" and device.type == "cpu":
         raise InputError("Precision fp16 was asked for on the CPU.", "Use --precision bf16 or fp32 there.")
+    if requested == "bf16" and device.type == "cuda" and not _computes_in_bf16(device):
+        raise InputError(
+            f"Precision bf16 was asked for on device {device}, which does not compute in it "
+            f"({torch.cuda.get_device_name(device)}).",
+            "Use --precision fp16 or fp32 there.",
+        )
     return PRECISIONS[requested]
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    # It looks at the current device; older GPUs emulate the format at a fraction of their speed.
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def forbid_tf32() -> None:

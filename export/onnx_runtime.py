@@ -11,10 +11,11 @@ from torch import nn
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
-from .devices import PRECISIONS
+from .devices import PRECISIONS, choose_precision
 from .onnx_net import OnnxNet
 from .onnx_providers import choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options
 from .provider_names import PROVIDERS
+from .ranges import check_asked
 from .records import FOLDER, GraphRecord, exported_precisions, read_record
 
 # Where a model folder keeps the engines of TensorRT, whoever builds them.
@@ -89,7 +90,14 @@ def _prepare_engine(
 
 
 def open_onnx_runtime(
-    card: Card, provider: str, *, device: str, precision: str, graphs: Sequence[str] | None
+    card: Card,
+    provider: str,
+    *,
+    device: str,
+    precision: str,
+    graphs: Sequence[str] | None,
+    batch_size: int = 1,
+    guidance_scale: float = 1.0,
 ) -> OnnxRuntime:
     """ONNX Runtime on a model's exported graphs; see `runtimes.choose_runtime`."""
     where = choose_onnx_device("cuda" if device == "auto" and provider in ("cuda", "tensorrt") else device)
@@ -97,11 +105,24 @@ def open_onnx_runtime(
     parts, files, precision = find_exported(card, graphs, precision)
     if precision == "bf16" and chosen == "cpu":
         raise InputError("ONNX Runtime does not compute in bf16 on a CPU.", "Use --precision fp32.")
+    if precision == "bf16":
+        choose_precision(precision, where)
+    asked = load_family(card.family).asked_sizes(card, batch_size=batch_size, guidance_scale=guidance_scale)
+    for name, (path, record) in files.items():
+        check_asked(
+            asked.get(name, {}),
+            record.axes,
+            graph=name,
+            what=path.name,
+            batch_size=batch_size,
+            again=f"Export it for the model's own shape: ccella export {card.directory} --to onnx --part {name} "
+            f"--precision {precision}",
+        )
     return OnnxRuntime(where, precision, chosen, parts, files)
 
 
 def find_exported(
-    card: Card, graphs: Sequence[str] | None, precision: str
+    card: Card, graphs: Sequence[str] | None, precision: str, *, runtime: str = "onnx"
 ) -> tuple[dict[str, str], dict[str, tuple[Path, GraphRecord]], str]:
     """A model's exported graphs, each checked against its record.
 
@@ -109,12 +130,13 @@ def find_exported(
         card: The model.
         graphs: Which; all of the model's when None.
         precision: auto, fp32, fp16 or bf16. `auto` takes the first of them in which all graphs are there.
+        runtime: onnx or tensorrt: what they are for.
 
     Returns:
         The card's part of each graph, path and record of each graph, and the precision.
 
     Raises:
-        InputError: A graph has not been exported, or was made from other weights.
+        InputError: A graph has not been exported, was made from other weights, or was made for TensorRT alone.
         DigestMismatchError: A file is damaged.
     """
     known = {graph.name: graph.part for graph in load_family(card.family).graphs(card)}
@@ -124,10 +146,17 @@ def find_exported(
         if not found:
             raise InputError(
                 f"Model {card.id} has not been exported: {card.directory / FOLDER} lacks some of {', '.join(names)}.",
-                f"Run: ccella export {card.directory} --to onnx",
+                f"Run: ccella export {card.directory} --to {runtime}",
             )
         precision = found[0]
     elif precision not in PRECISIONS:
         raise InputError(f"{precision!r} is not a precision.", f"Use auto, {', '.join(PRECISIONS)}.")
     parts = {name: known[name] for name in names}
-    return parts, {name: read_record(card, name, part, precision) for name, part in parts.items()}, precision
+    files = {name: read_record(card, name, part, precision) for name, part in parts.items()}
+    for path, record in files.values():
+        if runtime == "onnx" and record.max_error is None:
+            raise InputError(
+                f"{path} was made for TensorRT and not compared with PyTorch in ONNX Runtime.",
+                f"Run: ccella export {card.directory} --to onnx --part {record.graph} --precision {precision}",
+            )
+    return parts, files, precision

@@ -30,7 +30,7 @@ class GraphRecord:
         inputs: Axes or fixed sizes of each input.
         opset: Version of the ONNX operators.
         tolerance: Largest difference that was allowed, as a share of the largest output.
-        max_error: Largest difference found.
+        max_error: Largest difference found; None where it was made for TensorRT, whose engine is compared instead.
         checks: Per comparison the sizes, the output and the difference.
         versions: Of the libraries that made and checked it.
     """
@@ -43,7 +43,7 @@ class GraphRecord:
     inputs: Mapping[str, Sequence[int | str]]
     opset: int
     tolerance: float
-    max_error: float
+    max_error: float | None
     checks: Sequence[Mapping[str, Any]]
     versions: Mapping[str, str]
     schema: str = RECORD_SCHEMA

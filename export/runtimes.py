@@ -79,21 +79,28 @@ def choose_runtime(
     device: str = "auto",
     precision: str = "auto",
     graphs: Sequence[str] | None = None,
+    batch_size: int = 1,
+    guidance_scale: float = 1.0,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Runtime:
     """The runtime a request means. From now on fp32 is fp32 on CUDA: the process computes nothing in TF32.
 
     Args:
         requested: auto, torch, onnx or tensorrt; for ONNX Runtime also onnx:cpu, onnx:cuda and onnx:tensorrt, which
-            name its provider. `auto` takes PyTorch, which every model folder has weights for.
+            name its provider. `auto` takes PyTorch: images differ in their last digits between runtimes, so a command
+            must not give others when something was exported meanwhile.
         card: The model.
         device: See `devices.choose_device`.
         precision: See `devices.choose_precision`; for exported graphs `auto` takes fp32 where the folder has it.
         graphs: The exported graphs that will be needed, checked here; all of the model's when None.
+        batch_size: Items at a time, which exported graphs have to take.
+        guidance_scale: Classifier-free guidance, which doubles the U-Net's batch.
         say: Called with a sentence before something that takes minutes.
 
     Raises:
-        InputError: The model has not been exported for the runtime, or the device or precision is not to be had.
+        InputError: The model has not been exported for the runtime or for what is asked of it, or the device or
+            precision is not to be had.
+        ParityError: An engine that was built now computes something else than PyTorch.
         DigestMismatchError: An exported graph is damaged.
     """
     kind, _, provider = requested.partition(":")
@@ -106,10 +113,16 @@ def choose_runtime(
     if kind == "onnx":
         from .onnx_runtime import open_onnx_runtime
 
-        return open_onnx_runtime(card, provider or "auto", device=device, precision=precision, graphs=graphs)
+        return open_onnx_runtime(
+            card, provider or "auto", device=device, precision=precision, graphs=graphs, batch_size=batch_size,
+            guidance_scale=guidance_scale,
+        )  # fmt: skip
     if kind == "tensorrt":
         from .tensorrt import open_tensorrt_runtime
 
-        return open_tensorrt_runtime(card, device=device, precision=precision, graphs=graphs, say=say)
+        return open_tensorrt_runtime(
+            card, device=device, precision=precision, graphs=graphs, batch_size=batch_size,
+            guidance_scale=guidance_scale, say=say,
+        )  # fmt: skip
     chosen = choose_device(device)
     return TorchRuntime(chosen, choose_precision(precision, chosen))
