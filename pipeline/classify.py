@@ -27,7 +27,7 @@ PART = "classifier"
 # Exams between two writings of the partial file: a killed run loses no more.
 SAVE_EVERY = 32
 # What a resumed run must share with the rows that it takes over.
-SAME = ("model", "runtime", "precision")
+SAME = ("model", "runtime", "precision", "provider", "graphs")
 
 
 class PredictionFile:

@@ -41,8 +41,7 @@ def test_one_error_that_is_not_finite_is_enough(error, place):
         find_largest_error(checks(*errors), 1e-4, "The ONNX encoder in fp32")
 
 
-def test_fp32_is_not_tf32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+def test_fp32_is_not_tf32():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     forbid_tf32()
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
