@@ -97,7 +97,7 @@ def error_log(trt: Any) -> ErrorLog:
     """The one log of the process: TensorRT ignores every logger but the first that it was given."""
     lines: deque[str] = deque(maxlen=8)
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
