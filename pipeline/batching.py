@@ -1,6 +1,6 @@
 """How many items are denoised together: as many as fit into a memory."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +31,23 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
-def estimate_batches(card: Card, settings: SampleSettings, runtime: "Runtime", tokens: int) -> tuple[int, int]:
-    """Bytes that denoising takes beside the weights, what kernels reserve included: of one item, and of each further.
+@dataclass(frozen=True)
+class BatchMemory:
+    """Bytes that denoising takes beside the weights, what kernels reserve included.
+
+    Attributes:
+        stages: Of each stage what one item takes, and what each further one adds.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+
+    def needed(self, size: int) -> int:
+        """Bytes for a batch: those of the stage that takes the most."""
+        return max(first + (size - 1) * further for first, further in self.stages)
+
+
+def estimate_batches(card: Card, settings: SampleSettings, runtime: "Runtime", tokens: int) -> BatchMemory:
+    """What batches take, from the shapes of the tensors of one item and of two.
 
     Args:
         card: A model.
@@ -40,12 +55,11 @@ def estimate_batches(card: Card, settings: SampleSettings, runtime: "Runtime", t
         runtime: Device and precision.
         tokens: Of the longest prompt.
     """
-    one, two = (
-        max(estimate_sampling(card, replace(settings, batch_size=size), runtime.dtype, tokens).values())
-        for size in (1, 2)
-    )
+    one, two = (estimate_sampling(card, replace(settings, batch_size=n), runtime.dtype, tokens) for n in (1, 2))
     reserved = RESERVED[runtime.device.type]
-    return round(reserved * one), max(1, round(reserved * (two - one)))
+    return BatchMemory(
+        tuple((round(reserved * one[stage]), round(reserved * (two[stage] - one[stage]))) for stage in one)
+    )
 
 
 def fit_batch_size(
@@ -81,16 +95,17 @@ def fit_batch_size(
             f"How much memory of {runtime.device} is free is not known.", "Give --memory, or --batch-size a number."
         )
     limit = given if given is not None else int(USABLE_FRACTION * (free or 0))
-    first, further = estimate_batches(card, settings, runtime, tokens)
-    if given is not None and first > given:
+    memory = estimate_batches(card, settings, runtime, tokens)
+    if given is not None and memory.needed(1) > given:
         raise InputError(
             f"A memory of {given / 2**20:.2f} MB does not suffice to denoise one item of {card.id}.",
-            f"Give --memory {-(-first // 2**20)}MB or more, or use --precision bf16.",
+            f"Give --memory {-(-memory.needed(1) // 2**20)}MB or more, or use --precision bf16.",
         )
-    size = max(1, min(1 + (limit - first) // further, n_items, MOST_ITEMS))
+    sizes = range(1, min(n_items, MOST_ITEMS) + 1)
+    size = max((size for size in sizes if memory.needed(size) <= limit), default=1)
     source = "--memory" if given is not None else f"nine tenths of what is free on {runtime.device}"
     sentence = (
-        f"Batch size {size}: about {(first + (size - 1) * further) / 2**30:.2f} GiB beside the weights, of "
+        f"Batch size {size}: about {memory.needed(size) / 2**30:.2f} GiB beside the weights, of "
         f"{limit / 2**30:.2f} ({source})."
     )
     return replace(settings, batch_size=size), sentence

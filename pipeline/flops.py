@@ -60,7 +60,8 @@ def count_exam(
     text = torch.zeros(text.shape, dtype=parameter.dtype, device=parameter.device)
     # Reports of their own: the adapter works once for those that are the same.
     spacing_mm = (1.0,) * len(card.image.axes)
-    items = [family.Conditions(text.clone(), False, None, spacing_mm) for _ in range(settings.batch_size)]
+    label = 0 if family.class_input(card) == "given" else None
+    items = [family.Conditions(text.clone(), False, label, spacing_mm) for _ in range(settings.batch_size)]
     plan = family.prepare(
         card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1]
     )

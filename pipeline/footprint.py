@@ -140,7 +140,8 @@ def _count_sampling(card: Card, denoiser: torch.nn.Module, settings: SampleSetti
     with torch.device("meta"), _FusedAttention():
         # Prompts of their own: the adapter works once for those that are the same.
         texts = [torch.zeros(tokens, family.text_width(card), dtype=dtype) for _ in range(settings.batch_size)]
-        items = [family.Conditions(text, False, None, (1.0,) * len(card.image.axes)) for text in texts]
+        label = 0 if family.class_input(card) == "given" else None
+        items = [family.Conditions(text, False, label, (1.0,) * len(card.image.axes)) for text in texts]
         z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=dtype)
         # The adapter takes the table in windows that are alike: two of them tell what all of them need.
         timesteps = settings.timesteps[: 2 * family.TIMESTEPS_AT_ONCE]

@@ -216,7 +216,8 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     flops = count_exam(card, settings, *networks.counted, text)
     spacing_mm = choose_spacing(card, None, "The exam")
     # Reports of their own: the adapter works once for those that are the same.
-    items = [family.Conditions(text.clone(), False, None, spacing_mm) for _ in range(batch)]
+    label = 0 if family.class_input(card) == "given" else None
+    items = [family.Conditions(text.clone(), False, label, spacing_mm) for _ in range(batch)]
     plan = family.prepare(
         card, networks.denoiser, items,
         timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1],

@@ -10,7 +10,7 @@ from ccella.cli.main import run
 from ccella.imaging.errors import InputError
 from ccella.pipeline import batching
 from ccella.pipeline.batching import MOST_ITEMS, estimate_batches, fit_batch_size
-from ccella.pipeline.footprint import estimate_sampling
+from ccella.pipeline.footprint import RESERVED, estimate_sampling
 from ccella.pipeline.sampler_settings import choose_settings
 
 
@@ -22,23 +22,23 @@ def fit(stages, memory_bytes, n_items=100, **changes):
 
 def test_the_largest_batch_that_fits_is_taken(stages):
     settings = choose_settings(stages.card)
-    first, further = estimate_batches(stages.card, settings, stages.runtime, 24)
+    needed = estimate_batches(stages.card, settings, stages.runtime, 24).needed
     # What five items need, counted for five: the two that were counted tell it.
     five = estimate_sampling(stages.card, replace(settings, batch_size=5), torch.float32, 24)
-    assert max(five.values()) * batching.RESERVED["cpu"] == pytest.approx(first + 4 * further, rel=0.02)
-    for memory, expected in ((first, 1), (first + 4 * further, 5), (first + 5 * further - 1, 5), (2**50, MOST_ITEMS)):
+    assert max(five.values()) * RESERVED["cpu"] == pytest.approx(needed(5), rel=0.02)
+    for memory, expected in ((needed(1), 1), (needed(5), 5), (needed(6) - 1, 5), (2**50, MOST_ITEMS)):
         fitted, sentence = fit(stages, memory)
         assert (fitted.batch_size, fitted.memory_bytes) == (expected, memory)
         assert sentence.startswith(f"Batch size {expected}: about ") and "--memory" in sentence
     assert fit(stages, 2**50, n_items=3)[0].batch_size == 3
     with pytest.raises(InputError, match=r"does not suffice to denoise one item of tiny/random") as caught:
-        fit(stages, first - 1)
-    assert f"Give --memory {-(-first // 2**20)}MB or more" in caught.value.remedy
+        fit(stages, needed(1) - 1)
+    assert f"Give --memory {-(-needed(1) // 2**20)}MB or more" in caught.value.remedy
 
 
 def test_without_a_given_memory_nine_tenths_of_what_is_free_are_used(stages, monkeypatch):
-    first, further = estimate_batches(stages.card, choose_settings(stages.card), stages.runtime, 24)
-    monkeypatch.setattr(batching, "free_bytes", lambda device: round((first + 3 * further) / 0.9) + 8)
+    needed = estimate_batches(stages.card, choose_settings(stages.card), stages.runtime, 24).needed
+    monkeypatch.setattr(batching, "free_bytes", lambda device: round(needed(4) / 0.9) + 8)
     assert fit(stages, None)[0].batch_size == 4
     # A full machine is met by the first item, not refused beforehand.
     monkeypatch.setattr(batching, "free_bytes", lambda device: 0)
