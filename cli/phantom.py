@@ -1,14 +1,15 @@
 """`ccella phantom`: exams with known truth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..pipeline.seeds import Shard
 from ..zoo.record import Record
 from .notes import say
-from .options import NumbersType, output_option, seed_option, stream_options
+from .options import NumbersType, output_option, run_options, seed_option, stream_options
 from .output import Output, print_records
 from .progress import Progress
 
@@ -34,7 +35,7 @@ from .progress import Progress
     "--prevalence", type=click.FloatRange(0, 1), metavar="P", help="Share of exams with a lesion.  [default: 0.28]"
 )
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Processes.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@run_options
 @stream_options
 def command(
     count: int,
@@ -46,33 +47,41 @@ def command(
     spacing_mm: tuple[float, ...] | None,
     prevalence: float | None,
     workers: int,
+    shard: Shard | None,
+    resume: bool,
+    overwrite: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Write prostate MRI phantoms: images, reports, masks and findings that agree by construction.
 
-    The layout is that of PI-CAI. Exams that are there already, whole, are kept: a collection can grow or be completed.
+    The layout is that of PI-CAI. Exams that are there already, whole, are kept, with or without --resume: a collection
+    can grow or be completed, by the same --shape, --spacing and --prevalence. --overwrite makes the exams of this seed
+    and institution anew.
     """
-    from ..imaging.phantom.dataset import write_phantoms
+    from ..pipeline.phantoms import make_phantoms
 
+    indices: Sequence[int] = range(start, start + count)
+    if shard is not None:
+        indices = shard.select(indices)
     if dry_run:
-        _print_plan(count, out, seed, start, int(institution), as_json)
+        _print_plan(indices, out, seed, int(institution), as_json)
         return
     progress = Progress("phantoms", "exams")
-    exams = write_phantoms(
-        out, count, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
-        start=start, workers=workers,
+    exams = make_phantoms(
+        out, indices, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
+        workers=workers, shard=shard, resume=resume, overwrite=overwrite, warn=say,
     )  # fmt: skip
-    followed = progress.follow(exams, count)
+    followed = progress.follow(exams, len(indices))
     print_records((record for exam in followed for record in _make_records(exam)), progress, as_json=as_json)
 
 
-def _print_plan(count: int, out: Path, seed: int, start: int, institution: int, as_json: bool) -> None:
+def _print_plan(indices: Sequence[int], out: Path, seed: int, institution: int, as_json: bool) -> None:
     from ..imaging.phantom.exam import exam_id
 
-    say(f"Would write {count} phantoms of institution {institution} into {out}.")
+    say(f"Would write {len(indices)} phantoms of institution {institution} into {out}.")
     with Output("id", as_json=as_json) as output:
-        for index in range(start, start + count):
+        for index in indices:
             name = exam_id(seed, index, institution)
             if as_json:
                 output.add_object({"id": name})

@@ -1,17 +1,12 @@
 """The phantom's images show what its findings say."""
 
-import csv
-import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ccella.imaging.errors import InputError
-from ccella.imaging.files import read_volume
 from ccella.imaging.phantom.anatomy import GLAND_LABELS, LABELS, draw_body, make_tissue_maps
-from ccella.imaging.phantom.dataset import write_phantoms
 from ccella.imaging.phantom.exam import PhantomExam, exam_findings, make_exam
 from ccella.imaging.phantom.fields import centred_grid, draw_field, ramp
 from ccella.imaging.phantom.findings import Findings, Lesion
@@ -274,56 +269,3 @@ def test_bad_requests_are_refused(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         make_exam(**arguments)
     assert caught.value.remedy
-
-
-def test_collection_has_the_pi_cai_layout(tmp_path: Path) -> None:
-    records = list(write_phantoms(tmp_path, 3, 0, start=2, prevalence=0.6, workers=1, **SMALL))
-    assert [record["id"] for record in records] == [f"phantom1-{index:05d}_s0" for index in (2, 3, 4)]
-    with (tmp_path / "marksheet.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for record, row, index in zip(records, rows, (2, 3, 4), strict=True):
-        exam = make_exam(0, index, prevalence=0.6, **SMALL)
-        assert f"{row['patient_id']}_{row['study_id']}" == record["id"] == exam.id
-        assert row["case_csPCa"] == ("YES" if exam.findings.positive else "NO")
-        assert record["class"] == int(exam.findings.positive)
-        assert row["lesion_PIRADS"] == ",".join(str(lesion.pirads) for lesion in exam.findings.lesions)
-        assert float(row["psa"]) == exam.findings.psa_ng_ml
-        assert record["text"] == exam.report == (tmp_path / "reports" / f"{exam.id}.txt").read_text(encoding="utf-8")
-        stored = json.loads((tmp_path / "findings" / f"{exam.id}.json").read_text(encoding="utf-8"))
-        assert Findings.from_dict(stored) == exam.findings
-        assert Path(record["files"]["adc"]) == tmp_path / exam.patient_id / f"{exam.id}_adc.nii.gz"
-        for name, path in {**record["files"], **record["masks"]}.items():
-            np.testing.assert_array_equal(read_volume(path).data, getattr(exam, name).data)
-
-
-def test_collection_resumes_and_repairs(tmp_path: Path) -> None:
-    first = list(write_phantoms(tmp_path, 2, 0, workers=1, **SMALL))
-    bytes_before = Path(first[1]["files"]["hbv"]).read_bytes()
-    Path(first[0]["masks"]["lesions"]).unlink()
-    Path(first[1]["files"]["hbv"]).write_bytes(bytes_before[: len(bytes_before) // 2])
-    (tmp_path / "marksheet.csv").unlink()
-    second = list(write_phantoms(tmp_path, 3, 0, workers=1, **SMALL))
-    assert [record["written"] for record in second] == [True, True, True]
-    assert Path(first[1]["files"]["hbv"]).read_bytes() == bytes_before
-    third = list(write_phantoms(tmp_path, 3, 0, workers=1, **SMALL))
-    assert [record["written"] for record in third] == [False, False, False]
-    assert [record["id"] for record in third] == [record["id"] for record in second]
-    assert len((tmp_path / "marksheet.csv").read_text(encoding="utf-8").splitlines()) == 4
-    other = list(write_phantoms(tmp_path, 1, 0, workers=1, shape=(24, 24, 12), spacing_mm=(4.0, 4.0, 8.0)))
-    assert other[0]["written"]
-
-
-def test_stopping_early_leaves_a_marksheet(tmp_path: Path) -> None:
-    writing = write_phantoms(tmp_path, 5, 0, workers=1, **SMALL)
-    next(writing)
-    writing.close()  # type: ignore[attr-defined]
-    assert len((tmp_path / "marksheet.csv").read_text(encoding="utf-8").splitlines()) == 2
-
-
-def test_workers_do_not_change_the_exams(tmp_path: Path) -> None:
-    one = list(write_phantoms(tmp_path / "one", 2, 9, workers=1, **SMALL))
-    two = list(write_phantoms(tmp_path / "two", 2, 9, workers=2, **SMALL))
-    for a, b in zip(one, two, strict=True):
-        assert a["text"] == b["text"]
-        for name in a["files"]:
-            assert Path(a["files"][name]).read_bytes() == Path(b["files"][name]).read_bytes()

@@ -1,26 +1,16 @@
-"""Collections of phantom exams on disk, in the PI-CAI layout.
-
-<out>/<patient>/<id>_{t2w,hbv,adc}.nii.gz     images, int16
-<out>/masks/<id>_{anatomy,lesions}.nii.gz     labels, uint8
-<out>/findings/<id>.json                      the structured truth
-<out>/reports/<id>.txt                        the report that states it
-<out>/marksheet.csv                           one row per exam
-"""
+"""Collections of phantom exams, written with several processes. `collection` says where the files lie."""
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import multiprocessing
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,64 +19,11 @@ import numpy as np
 from ..atomic import remove_remains, write_json, write_text
 from ..errors import InputError
 from ..files import read_volume, write_volume
-from ..locks import FileLock, LockUnsupportedError
-from .exam import check_request, exam_findings, exam_id, make_exam
+from .collection import PhantomFiles, Rows, add_to_marksheet, marksheet_row, plan_collection, read_marksheet
+from .exam import exam_findings, make_exam
 from .findings import Findings
-from .parameters import load_parameters
 
-CHANNELS = ("t2w", "hbv", "adc")
-MASKS = ("anatomy", "lesions")
-MARKSHEET_COLUMNS = (
-    "patient_id",
-    "study_id",
-    "patient_age",
-    "psa",
-    "psad",
-    "prostate_volume",
-    "lesion_PIRADS",
-    "case_csPCa",
-    "center",
-)
-MARKSHEET_WAIT_S = 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One exam to write; picklable, so that a fresh process can do it."""
-
-    out: Path
-    seed: int
-    index: int
-    institution: int
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    prevalence: float | None
-
-    @property
-    def id(self) -> str:
-        return exam_id(self.seed, self.index, self.institution)
-
-    @property
-    def images(self) -> dict[str, Path]:
-        folder = self.out / self.id.split("_", 1)[0]
-        return {name: folder / f"{self.id}_{name}.nii.gz" for name in CHANNELS}
-
-    @property
-    def masks(self) -> dict[str, Path]:
-        return {name: self.out / "masks" / f"{self.id}_{name}.nii.gz" for name in MASKS}
-
-    @property
-    def findings(self) -> Path:
-        return self.out / "findings" / f"{self.id}.json"
-
-    @property
-    def report(self) -> Path:
-        return self.out / "reports" / f"{self.id}.txt"
-
-    @property
-    def files(self) -> list[Path]:
-        return [*self.images.values(), *self.masks.values(), self.findings, self.report]
 
 
 def write_phantoms(
@@ -122,46 +59,40 @@ def write_phantoms(
         the exam was complete already).
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A number is out of range, the folder has a marksheet of something else, or an exam that is there
+            was made with other arguments; nothing is overwritten.
         OSError: The folder cannot be written or is full.
     """
     if count < 0 or workers < 1:
         raise InputError(f"{count} exams were asked of {workers} workers.", "Give a count from 0 and a worker or more.")
-    acquisition = load_parameters().institutions.get(institution)
-    sizes = tuple(shape or (acquisition.shape if acquisition else ()))
-    millimetres = tuple(spacing_mm or (acquisition.spacing_mm if acquisition else ()))
-    check_request(seed, start, institution, sizes, millimetres)
-    if prevalence is not None and not 0 <= prevalence <= 1:
-        raise InputError(f"The prevalence is {prevalence}.", "Give a probability from 0 to 1.")
-    grid = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
-    spacing = (float(millimetres[0]), float(millimetres[1]), float(millimetres[2]))
-    indices = range(start, start + count)
-    requests = [_Request(Path(out), seed, index, institution, grid, spacing, prevalence) for index in indices]
-    return _write_all(Path(out), requests, workers)
+    collection = plan_collection(
+        out, seed, institution=institution, shape=shape, spacing_mm=spacing_mm, prevalence=prevalence, start=start
+    )
+    read_marksheet(collection.out)
+    return _write_all(collection.out, collection.exams(range(start, start + count)), workers)
 
 
-def _write_all(out: Path, requests: Sequence[_Request], workers: int) -> Iterator[dict[str, Any]]:
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    remove_remains(path for request in requests for path in request.files)
+def _write_all(out: Path, exams: Sequence[PhantomFiles], workers: int) -> Iterator[dict[str, Any]]:
+    rows: Rows = {}
+    remove_remains(path for exam in exams for path in exam.files)
     try:
-        for record, row in _results(requests, workers):
+        for record, row in _results(exams, workers):
             rows[row["patient_id"], row["study_id"]] = row
             yield record
     finally:
         # Also when the caller stops early, so that what is there can be used.
         if rows:
-            with _marksheet_lock(out):
-                _write_marksheet(out / "marksheet.csv", rows)
+            add_to_marksheet(out, rows)
 
 
-def _results(requests: Sequence[_Request], workers: int) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
-    if workers == 1 or len(requests) < 2:
-        yield from map(_write_exam, requests)
+def _results(exams: Sequence[PhantomFiles], workers: int) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    if workers == 1 or len(exams) < 2:
+        yield from map(_write_exam, exams)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(requests)), context, _leave_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(exams)), context, _leave_with_parent) as pool:
         with _one_thread():
-            results = pool.map(_write_exam, requests)
+            results = pool.map(_write_exam, exams)
         try:
             yield from results
         finally:
@@ -195,101 +126,71 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _write_exam(request: _Request) -> tuple[dict[str, Any], dict[str, str]]:
-    findings = exam_findings(request.seed, request.index, request.institution, request.prevalence)
-    kept = _is_complete(request, findings)
+def _write_exam(files: PhantomFiles) -> tuple[dict[str, Any], dict[str, str]]:
+    made = files.collection
+    findings = exam_findings(made.seed, files.index, made.institution, made.prevalence)
+    kept = _is_complete(files, findings)
     if not kept:
         exam = make_exam(
-            request.seed,
-            request.index,
-            institution=request.institution,
-            shape=request.shape,
-            spacing_mm=request.spacing_mm,
-            prevalence=request.prevalence,
+            made.seed,
+            files.index,
+            institution=made.institution,
+            shape=made.shape,
+            spacing_mm=made.spacing_mm,
+            prevalence=made.prevalence,
         )
-        for name, path in request.images.items():
+        for name, path in files.images.items():
             write_volume(path, getattr(exam, name), dtype=np.int16, description=f"synthetic phantom {name}")
-        for name, path in request.masks.items():
+        for name, path in files.masks.items():
             write_volume(path, getattr(exam, name), dtype=np.uint8, description=f"synthetic phantom {name} labels")
-        write_text(request.report, exam.report)
-        write_json(request.findings, findings.to_dict())
-    return _record(request, findings, written=not kept), _marksheet_row(request, findings)
+        write_text(files.report, exam.report)
+        write_json(files.findings, findings.to_dict())
+    return _record(files, findings, written=not kept), marksheet_row(files, findings)
 
 
-def _is_complete(request: _Request, findings: Findings) -> bool:
-    """Whether every file of the exam is there, whole, on the grid asked for, and of the same findings."""
-    if not request.findings.is_file() or not request.report.is_file():
-        return False
+def _is_complete(files: PhantomFiles, findings: Findings) -> bool:
+    """Whether every file of the exam is there and whole.
+
+    Raises:
+        InputError: A whole file is that of another exam: of other findings or on another grid.
+    """
+    complete, collection = True, files.collection
     try:
-        if Findings.from_dict(json.loads(request.findings.read_text(encoding="utf-8"))) != findings:
-            return False
-        if not request.report.read_text(encoding="utf-8").strip():
-            return False
-        for path in (*request.images.values(), *request.masks.values()):
-            if not path.is_file():
-                return False
+        stored = json.loads(files.findings.read_text(encoding="utf-8"))
+        complete = bool(files.report.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        stored, complete = None, False  # missing or damaged: the exam is made again
+    if stored is not None and stored != json.loads(json.dumps(findings.to_dict())):
+        raise _made_otherwise(files.findings, "made with another --prevalence or by another version")
+    for path in (*files.images.values(), *files.masks.values()):
+        try:
             volume = read_volume(path)
-            if volume.shape != request.shape or not np.allclose(volume.spacing_mm, request.spacing_mm, atol=1e-4):
-                return False
-    except (InputError, ValueError, OSError, EOFError, zlib.error, gzip.BadGzipFile):
-        return False  # a damaged file: the exam is made again
-    return True
+        except (InputError, ValueError, OSError, EOFError, zlib.error, gzip.BadGzipFile):
+            complete = False
+            continue
+        if volume.shape != collection.shape or not np.allclose(volume.spacing_mm, collection.spacing_mm, atol=1e-4):
+            sizes, steps = (" x ".join(f"{each:g}" for each in row) for row in (volume.shape, volume.spacing_mm))
+            raise _made_otherwise(path, f"with {sizes} voxels of {steps} mm")
+    return complete
 
 
-def _record(request: _Request, findings: Findings, *, written: bool) -> dict[str, Any]:
+def _made_otherwise(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path} is there already, {what}.",
+        "Give the options of the first run, or another folder; `ccella phantom --overwrite` makes the exams anew.",
+    )
+
+
+def _record(files: PhantomFiles, findings: Findings, *, written: bool) -> dict[str, Any]:
     return {
-        "id": request.id,
-        "patient_id": request.id.split("_", 1)[0],
-        "files": {name: str(path) for name, path in request.images.items()},
-        "masks": {name: str(path) for name, path in request.masks.items()},
-        "report_path": str(request.report),
-        "findings_path": str(request.findings),
-        "text": request.report.read_text(encoding="utf-8"),
+        "id": files.id,
+        "patient_id": files.id.split("_", 1)[0],
+        "files": {name: str(path) for name, path in files.images.items()},
+        "masks": {name: str(path) for name, path in files.masks.items()},
+        "report_path": str(files.report),
+        "findings_path": str(files.findings),
+        "text": files.report.read_text(encoding="utf-8"),
         "class": int(findings.positive),
-        "spacing_mm": list(request.spacing_mm),
+        "spacing_mm": list(files.collection.spacing_mm),
         "written": written,
     }
-
-
-def _marksheet_row(request: _Request, findings: Findings) -> dict[str, str]:
-    patient, study = request.id.split("_", 1)
-    return {
-        "patient_id": patient,
-        "study_id": study,
-        "patient_age": str(findings.age),
-        "psa": f"{findings.psa_ng_ml:g}",
-        "psad": f"{findings.psa_ng_ml / findings.volume_ml:.2f}",
-        "prostate_volume": f"{findings.volume_ml:g}",
-        "lesion_PIRADS": ",".join(str(lesion.pirads) for lesion in findings.lesions),
-        "case_csPCa": "YES" if findings.positive else "NO",
-        "center": f"phantom{request.institution}",
-    }
-
-
-@contextmanager
-def _marksheet_lock(out: Path) -> Iterator[None]:
-    """Lets the processes that write pieces of one collection merge their rows one after another."""
-    (out / ".ccella").mkdir(exist_ok=True)
-    lock = FileLock(out / ".ccella" / "marksheet.lock")
-    try:
-        # Merging takes milliseconds; a file system without locks is used as it is.
-        with suppress(LockUnsupportedError):
-            lock.acquire(wait_s=MARKSHEET_WAIT_S)
-        yield
-    finally:
-        lock.release()
-
-
-def _write_marksheet(path: Path, rows: Mapping[tuple[str, str], dict[str, str]]) -> None:
-    """Merges `rows` into the marksheet, so that a collection can grow in pieces; sorted by patient and study."""
-    remove_remains([path])
-    merged: dict[tuple[str, str], dict[str, str]] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            merged = {(row["patient_id"], row["study_id"]): row for row in csv.DictReader(file)}
-    merged.update(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, MARKSHEET_COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(merged[key] for key in sorted(merged))
-    write_text(path, text.getvalue())
