@@ -1,19 +1,18 @@
 """`ccella train`: the parts of a model, on one's own data."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..imaging.errors import InputError
-from ..zoo.registry import find_card
 from .notes import say
 from .options import (
     classifier_option,
     model_option,
     output_option,
-    resolve_model,
-    seed_option,
     split_option,
     stream_options,
 )
@@ -21,7 +20,9 @@ from .output import Output
 from .training_options import choose_card, parse_allowed, parse_options, training_options
 
 if TYPE_CHECKING:
+    from ..training.config import LoopTraining
     from ..training.task import Progress
+    from ..zoo.card import Card
 
 
 CLASSIFIER = "classifier"
@@ -53,22 +54,30 @@ def train_autoencoder_command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train the autoencoder of a model on EXAMS (a folder or manifest).
+    """Train the autoencoder of a model on EXAMS (a folder or manifest, or - for the records of another command).
 
     The model gives the architecture, image grid and default options. Patients are divided as `ccella encode` divides
     them: those of the split train are learnt from, those of val judge, those of test are not looked at.
     """
     from ..imaging.exams import find_exams
-    from ..training.autoencoder import train_autoencoder
+    from ..imaging.manifests import exams_from_records
+    from ..training.autoencoder import STAGE, train_autoencoder
     from ..training.config import AutoencoderTraining, resolve_options
     from ..training.data import refuse_unfit
+    from ..training.processes import compute_once
 
     card = choose_card(model, config)
     defaults = card.training.get("autoencoder", {})
     options = resolve_options(AutoencoderTraining, "autoencoder", defaults, parse_options(given), config)
     unfit: list[InputError] = []
-    found = find_exams(exams, card.image.channel_names, lambda item_id, error: unfit.append(error))
+    names = card.image.channel_names
+    if str(exams) == "-":
+        found = compute_once(options, lambda: list(exams_from_records(sys.stdin, names)))
+    else:
+        found = find_exams(exams, names, lambda item_id, error: unfit.append(error))
     refuse_unfit(unfit, len(found) + len(unfit))
+    if _only_planned(card, STAGE, out, options, f"{len(found)} exams", given, resume=resume, as_json=as_json):
+        return
     progress = train_autoencoder(
         card,
         found,
@@ -103,7 +112,8 @@ def train_denoiser_command(
 ) -> None:
     """Train the denoiser of a model on LATENTS (the output folder of `ccella encode` with the same model)."""
     from ..training.config import DenoiserTraining, resolve_options
-    from ..training.denoiser import train_denoiser
+    from ..training.denoiser import STAGE, train_denoiser
+    from ..training.latents import count_latents
 
     if distill and given["finetune"] is False:
         raise click.UsageError("A student starts with its teacher's weights: leave out --from-scratch.")
@@ -111,6 +121,9 @@ def train_denoiser_command(
     defaults = card.training.get("denoiser", {})
     explicit = parse_options(given) | ({"distill": True, "initial": "card"} if distill else {})
     options = resolve_options(DenoiserTraining, "denoiser", defaults, explicit, config)
+    words = f"{count_latents(latents)} encoded exams"
+    if _only_planned(card, STAGE, out, options, words, given, resume=resume, as_json=as_json):
+        return
     progress = train_denoiser(card, latents, out, options, resume=resume, log=say, allow=parse_allowed(given))
     _print_result("denoiser", out, progress, as_json)
 
@@ -118,34 +131,27 @@ def train_denoiser_command(
 @command.command("text-encoder")
 @output_option("Model folder; made where missing.")
 @model_option
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of the whole run.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Reports per step.")
-@seed_option("Of weights and reports.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint; the result is the same.")
+@training_options
 @stream_options
 def train_text_encoder_command(
-    out: Path, model: str | None, steps: int | None, batch_size: int | None, seed: int, resume: bool, as_json: bool
+    out: Path, model: str | None, config: str | None, resume: bool, as_json: bool, **given: Any
 ) -> None:
     """Pretrain a small text encoder and its tokenizer on phantom reports.
 
     It learns to predict the findings that a report states, and is then frozen. The model gives the folder's card,
     unless the folder has one already.
     """
-    from ..training.text_encoder import pretrain_text_encoder, resolve_recipe
-    from ..zoo.folder import write_model_folder
+    from ..training.config import resolve_options
+    from ..training.text_encoder import STAGE, check_text_training, train_text_encoder
+    from ..training.text_options import TextEncoderTraining
 
-    card = find_card(str(out.absolute())) if (out / "card.toml").is_file() else resolve_model(model)
-    card.part("text_encoder")
-    given = {"steps": steps, "batch_size": batch_size}
-    recipe = resolve_recipe(card, {name: value for name, value in given.items() if value is not None})
-    summary = pretrain_text_encoder(out, seed=seed, resume=resume, log=say, **recipe)
-    encoder = out / "text_encoder"
-    write_model_folder(out, card, text_encoder=encoder, updates={"provenance": {"text_encoder": summary}})
-    with Output("part", "steps", "seconds", "folder", as_json=as_json) as output:
-        if as_json:
-            output.add_object({"part": "text_encoder", "path": out.as_posix(), **summary})
-        else:
-            output.add_row("text_encoder", summary["recipe"]["steps"], summary["seconds"], out)
+    card = choose_card(str(out.absolute()) if (out / "card.toml").is_file() else model, config)
+    options = resolve_options(TextEncoderTraining, STAGE, card.training.get(STAGE, {}), parse_options(given), config)
+    check_text_training(card, options)
+    if _only_planned(card, STAGE, out, options, "phantom reports", given, resume=resume, as_json=as_json):
+        return
+    progress = train_text_encoder(card, out, options, resume=resume, log=say, allow=parse_allowed(given))
+    _print_result(STAGE, out, progress, as_json)
 
 
 @command.command("classifier")
@@ -204,8 +210,40 @@ def train_classifier_command(
     options = resolve_options(ClassifierTraining, STAGE, classifier_defaults(card, finetune=finetune), explicit, config)
     names = card.image.channel_names
     learnt, judged = gather_exams(training, names), gather_exams(validation, names)
+    words = f"{len(learnt)} exams, judged by {len(judged)}"
+    if _only_planned(card, STAGE, out, options, words, given, resume=resume, as_json=as_json):
+        return
     progress = train_classifier(card, learnt, judged, out, options, resume=resume, log=say, allow=parse_allowed(given))
     _print_result(STAGE, out, progress, as_json)
+
+
+def _only_planned(
+    card: "Card",
+    part: str,
+    out: Path,
+    options: "LoopTraining",
+    items: str,
+    given: Mapping[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
+) -> bool:
+    """Prints the plan where `--dry-run` asks for no more; else makes room for the run where it is to replace one."""
+    from ..training.plan import make_room, plan_training
+
+    overwrite = bool(given["overwrite"])
+    if not given["dry_run"]:
+        make_room(out, part, options, resume=resume, overwrite=overwrite)
+        return False
+    plan = plan_training(card, part, out, options, resume=resume, overwrite=overwrite, log=say)
+    say(f"Would train the {part} of {plan['model']} on {items}, on {plan['hardware']}, into {out}.")
+    with Output("option", "value", as_json=as_json) as output:
+        if as_json:
+            output.add_object({**plan, "items": items})
+        else:
+            for name, value in plan["options"].items():
+                output.add_row(name, value)
+    return True
 
 
 def _print_result(part: str, out: Path, progress: "Progress", as_json: bool) -> None:

@@ -20,6 +20,8 @@ def training_options(command: Command) -> Command:
         click.option("--allow-options", is_flag=True, help="With --resume: options may differ from those of the run."),
         click.option("--allow-world-size", is_flag=True, help="With --resume: another number of processes."),
         click.option("--allow-data", is_flag=True, help="With --resume: other exams."),
+        click.option("--dry-run", is_flag=True, help="Say what would be trained on what, and do nothing."),
+        click.option("--overwrite", is_flag=True, help="Replace an earlier run of this part in the folder."),
         click.option("--resume", is_flag=True, help="Go on from the newest checkpoint; the result is the same."),
         click.option(
             "--finetune/--from-scratch", default=None,

@@ -8,6 +8,7 @@ from support.small_task import SmallTask, final_state, rows, run, run_two, small
 
 from ccella.imaging.errors import InputError
 from ccella.training.loop import train
+from ccella.training.processes import process_state
 from ccella.training.randomness import step_indices
 
 
@@ -46,3 +47,29 @@ def test_all_processes_stop_at_a_loss_that_is_no_number(tmp_path: Path) -> None:
     for code, output in results:
         assert code == 1
         assert wanted in output
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda:7", "cuda:7 was asked for"), ("mps", "mps was asked for")])
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, device: str, words: str) -> None:
+    there = torch.backends.mps.is_available() if device == "mps" else torch.cuda.device_count() > 7
+    if there:
+        pytest.skip("this machine has it")
+    with pytest.raises(InputError, match=words):
+        run(tmp_path, device=device)
+
+
+def test_each_training_of_a_process_gets_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process_state(small_options(device="cpu")).device == torch.device("cpu")
+    # This machine may have no GPU: what would be asked of one is looked at.
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert process_state(small_options(device="cuda:1")).device == torch.device("cuda:1")
+    assert chosen == [torch.device("cuda:1")]
+    assert process_state(small_options(device="cpu")).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cpu:0"])
+def test_words_that_are_no_device(device: str) -> None:
+    with pytest.raises(InputError, match="Training option device"):
+        small_options(device=device)

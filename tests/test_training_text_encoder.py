@@ -1,43 +1,67 @@
 """The text encoder's pretraining: texts and targets agree, the saved folder loads anywhere, a resumed run is exact."""
 
+import copy
 import json
+import os
+import signal
 from math import isnan
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.small_denoiser import small_card
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.phantom.findings import draw_findings
 from ccella.imaging.phantom.lesion import SIDES
-from ccella.training.text_batches import HELD_OUT_START, draw_brief, draw_reading, draw_report, iterate_batches
-from ccella.training.text_encoder import learning_rate_at, pretrain_text_encoder
-from ccella.training.text_networks import EncoderShape, pool_tokens, thin_mask
+from ccella.imaging.phantom.report import write_report
+from ccella.training.checkpoints import latest_checkpoint
+from ccella.training.config import resolve_options
+from ccella.training.interruption import TrainingInterrupted
+from ccella.training.loop import run_folder
+from ccella.training.rates import learning_rate
+from ccella.training.text_batches import (
+    HELD_OUT_START,
+    TextStream,
+    draw_brief,
+    draw_reading,
+    draw_report,
+    pad_tokens,
+)
+from ccella.training.text_encoder import train_text_encoder
+from ccella.training.text_networks import pool_tokens, thin_mask
+from ccella.training.text_options import TextEncoderTraining
 from ccella.training.text_targets import HEADS, REGIONS, findings_targets, heads_figures, heads_loss, stack_targets
 from ccella.training.text_tokenizer import train_tokenizer
+from ccella.zoo.card import Card, parse_card, read_card
 
-TINY = EncoderShape(width=32, head_width=16, heads=2, hidden=48, layers=1, vocabulary=600, window=40)
-
-
-def pretrain(out, **options):
-    settings = {
-        "steps": 6,
-        "batch_size": 4,
-        "seed": 3,
-        "learning_rate": 1e-3,
-        "log": lambda line: None,
-        "checkpoint_every": 100,
-        "shape": TINY,
-        "tokenizer_reports": 40,
-        "held_out": 40,
-    }
-    return pretrain_text_encoder(out, **{**settings, **options})
+TINY = {"width": 32, "head_width": 16, "heads": 2, "hidden": 48, "layers": 1, "vocabulary": 600, "window": 40,
+        "steps": 6, "batch_size": 4, "seed": 3, "learning_rate": 1e-3, "warmup_steps": 1, "tokenizer_reports": 40,
+        "validation_items": 40, "device": "cpu", "log_every": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    """A model whose denoiser reads 32 features per token."""
+    template = small_card(tmp_path_factory.mktemp("card"))
+    document = copy.deepcopy(dict(template.document))
+    document["parts"]["denoiser"]["config"]["adapter"]["text_width"] = 32
+    return parse_card(document, template.directory / "card.toml")
+
+
+def options(**changes) -> TextEncoderTraining:
+    return resolve_options(TextEncoderTraining, "text_encoder", {}, TINY | changes)
+
+
+def pretrain(card: Card, out: Path, *, resume: bool = False, allow=(), log=lambda line: None, **changes):
+    return train_text_encoder(card, out, options(**changes), resume=resume, allow=allow, log=log)
+
+
+@pytest.fixture(scope="module")
+def trained(card, tmp_path_factory):
     out = tmp_path_factory.mktemp("encoder")
-    return out, pretrain(out)
+    return out, pretrain(card, out)
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +72,33 @@ def tokenizer():
 def test_saved_folder_loads_with_transformers_alone(trained):
     from transformers import AutoTokenizer, T5EncoderModel
 
-    out, summary = trained
+    out, progress = trained
     folder = out / "text_encoder"
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "pretraining.json"} <= names
+    assert names == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "pretraining.json",
+    }  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoder, info = T5EncoderModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     encoding = tokenizer("PI-RADS 4 lesion", return_tensors="pt")
     assert encoding["input_ids"][0, -1] == encoder.config.eos_token_id == tokenizer.eos_token_id
     assert encoder(**encoding).last_hidden_state.shape[-1] == 32
-    assert json.loads((folder / "pretraining.json").read_text(encoding="utf-8")) == summary
-    assert summary["parameters"] == sum(parameter.numel() for parameter in encoder.parameters())
+    assert progress.step == 6
+
+
+def test_the_card_tells_of_texts_and_hardware(trained):
+    out, progress = trained
+    card = read_card(out / "card.toml")
+    told = card.provenance["text_encoder"]
+    assert told == json.loads((out / "text_encoder" / "pretraining.json").read_text(encoding="utf-8"))
+    assert told["data"] | {"digest": ""} == {
+        "texts": "reports of phantom exams", "institutions": [1], "seed": 3, "count": 24, "digest": "",
+    }  # fmt: skip
+    assert told["hardware"] == progress.hardware != ""
+    assert told["options"]["learning_rate"] == 1e-3
+    assert told["figures"] == {name: round(value, 4) for name, value in progress.scalars.items()}
+    assert card.part("text_encoder").config["window"] == 40
 
 
 def test_long_text_is_cut_on_the_left(trained):
@@ -72,28 +111,58 @@ def test_long_text_is_cut_on_the_left(trained):
     assert cut == whole[-40:] or cut[-5:] == whole[-5:]
 
 
-def test_a_resumed_run_equals_an_unbroken_one(trained, tmp_path):
-    class Killed(Exception):
-        pass
+def stop_after(step: int):
+    def stop(line: str) -> None:
+        if line.startswith(f"step {step}/"):
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def stop(line):
-        raise Killed
+    return stop
 
-    # Step 50 is the first to log; 3 of 6 steps are behind the checkpoint when the last step logs.
-    with pytest.raises(Killed):
-        pretrain(tmp_path, checkpoint_every=3, log=stop)
+
+def test_an_interrupted_run_is_saved_and_resumes_to_the_same_bytes(card, trained, tmp_path):
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 3"):
+        pretrain(card, tmp_path, log=stop_after(3))
+    saved = latest_checkpoint(run_folder(tmp_path, "text_encoder") / "checkpoints")
+    assert saved is not None and saved.step == 3
     with pytest.raises(InputError, match="already holds a run of 3 steps"):
-        pretrain(tmp_path)
-    with pytest.raises(InputError, match=r"learning_rate = 0\.001, not 0\.01"):
-        pretrain(tmp_path, resume=True, learning_rate=1e-2)
-    pretrain(tmp_path, resume=True)
+        pretrain(card, tmp_path)
+    with pytest.raises(InputError, match=r"learning_rate = 0\.001, this one 0\.01"):
+        pretrain(card, tmp_path, resume=True, learning_rate=1e-2)
+    pretrain(card, tmp_path, resume=True)
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "text_encoder" / name).read_bytes() == (trained[0] / "text_encoder" / name).read_bytes()
 
 
-def test_training_learns(tmp_path):
-    summary = pretrain(tmp_path, steps=80, batch_size=12, learning_rate=5e-3)
-    assert summary["figures"]["lesion_auc"] > 0.75
+def test_training_learns(card, tmp_path):
+    progress = pretrain(card, tmp_path, steps=80, batch_size=12, learning_rate=5e-3, warmup_steps=8)
+    assert progress.scalars["lesion_auc"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"initial": "card"}, "from random weights only"),
+        ({"epochs": 1.0}, "no end of phantom reports"),
+        ({"width": 16}, "reads 32 features per token"),
+    ],
+)
+def test_options_that_do_not_go_with_this_part(card, tmp_path, changes, words):
+    chosen = {name: value for name, value in TINY.items() if name != "steps" or "epochs" not in changes}
+    wrong = resolve_options(TextEncoderTraining, "text_encoder", {}, chosen | changes)
+    with pytest.raises(InputError, match=words):
+        train_text_encoder(card, tmp_path / "out", wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reports_do_not_tell_the_institution():
+    for index in range(60):
+        texts = []
+        for institution in (1, 2):
+            rng = np.random.default_rng(index)
+            texts.append(write_report(draw_findings(rng, institution, 0.6), rng))
+        assert texts[0] == texts[1]
+    drawn = [draw_reading(0, index, late=late) for index in range(48) for late in (False, True)]
+    assert {reading.findings.institution for reading in drawn} == {1}
 
 
 def test_any_text_is_encodable(tokenizer):
@@ -171,15 +240,17 @@ def test_perfect_outputs_reach_perfect_figures():
 
 
 def test_batches_depend_on_the_step_alone(tokenizer):
-    stream = iterate_batches(tokenizer, 0, 3, 0, 32)
-    batches = [next(stream) for _ in range(20)]
-    again = next(iterate_batches(tokenizer, 0, 3, 18, 32))
-    assert torch.equal(again.ids, batches[18].ids) and again.readings == batches[18].readings
-    texts = [reading.text for batch in batches[:16] for reading in batch.readings]
+    stream = TextStream(tokenizer, 0, 3, 32)
+    batches = [[stream[index] for index in stream.indices(step)] for step in range(20)]
+    again = TextStream(tokenizer, 0, 3, 32)
+    assert [again[index] for index in again.indices(18)] == batches[18]
+    assert [again[index] for index in again.indices(2)] == batches[2]
+    texts = [reading.text for batch in batches[:16] for _, reading in batch]
     assert sorted(texts) == sorted(draw_reading(0, index, late=False).text for index in range(48))
-    assert all((batch.ids[~batch.mask] == 0).all() for batch in batches)
+    padded = [pad_tokens([tokens for tokens, _ in batch]) for batch in batches]
+    assert all((ids[~mask] == 0).all() for ids, mask in padded)
     # Texts of a batch are of like length: little of it is padding.
-    assert np.mean([batch.mask.float().mean().item() for batch in batches]) > 0.75
+    assert np.mean([mask.float().mean().item() for _, mask in padded]) > 0.75
 
 
 def test_streams_differ_by_seed_and_part():
@@ -197,21 +268,27 @@ def test_pooling_ignores_padding():
 
 
 def test_rate_rises_and_falls_once_per_phase():
-    rates = [learning_rate_at(step, 2000, 1000, 3.0) for step in range(3000)]
+    chosen = options(steps=2000, late_steps=1000, learning_rate=3.0, warmup_steps=100)
+    rates = [learning_rate(chosen, step) for step in range(3000)]
     assert rates[0] == pytest.approx(0.03) and max(rates) == pytest.approx(3.0) and rates.index(max(rates)) in (99, 100)
     assert rates[1999] < 1e-4 and rates[2999] < 1e-4
     assert max(rates[2000:]) == pytest.approx(2.0) and min(rates) > 0
 
 
-def test_a_finished_run_goes_on_with_the_late_phase(tmp_path):
-    short = pretrain(tmp_path)
-    first = (tmp_path / "text_encoder" / "model.safetensors").read_bytes()
-    assert pretrain(tmp_path, resume=True)["figures"] == short["figures"]
-    assert (tmp_path / "text_encoder" / "model.safetensors").read_bytes() == first
-    pretrain(tmp_path, resume=True, late_steps=3)
-    pretrain(tmp_path / "unbroken", late_steps=3)
-    longer = (tmp_path / "text_encoder" / "model.safetensors").read_bytes()
-    assert longer == (tmp_path / "unbroken" / "text_encoder" / "model.safetensors").read_bytes() != first
+def test_a_finished_run_changes_nothing_and_goes_on_with_the_late_phase(card, tmp_path):
+    def files():
+        paths = [tmp_path / "run/card.toml", *(tmp_path / "run/text_encoder").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    out = tmp_path / "run"
+    pretrain(card, out)
+    short = files()
+    pretrain(card, out, resume=True)
+    assert files() == short
+    pretrain(card, out, resume=True, late_steps=3, allow=("options",))
+    pretrain(card, tmp_path / "unbroken", late_steps=3)
+    longer = (tmp_path / "unbroken" / "text_encoder" / "model.safetensors").read_bytes()
+    assert files()["model.safetensors"] == longer != short["model.safetensors"]
 
 
 def test_late_texts_name_more_than_one_place():

@@ -269,6 +269,19 @@ def keep_labelled(
     return kept[0], kept[1], len(training) + len(validation) - len(kept[0]) - len(kept[1])
 
 
+def count_latents(folder: Path) -> int:
+    """How many exams an encode run holds, by its manifest.
+
+    Raises:
+        InputError: The folder is none of an encode run.
+    """
+    if str(folder) == "-":
+        raise InputError(
+            "Latents come as -, and training reads them many times over.", "Give the output folder of `ccella encode`."
+        )
+    return sum(record.kind == "latent" for record in read_run(folder))
+
+
 def check_origin(card: Card, items: LatentSet) -> None:
     """Refuses latents of another autoencoder or text encoder than the card's: InputError names the file."""
     made, own = items.model_files(), part_digests(card)

@@ -16,6 +16,8 @@ from .reporting import Means, append_metrics, cut_metrics, describe_device, desc
 from .resumption import check_differences, find_differences
 from .task import Log, Progress, Task, no_log
 
+LOCK_FILE = "run.lock"
+
 
 def run_folder(out: Path, stage: str) -> Path:
     """Where a stage keeps its config, metrics and checkpoints inside a model folder."""
@@ -64,14 +66,27 @@ def refuse_existing(out: Path, stage: str, resume: bool) -> None:
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None and not resume:
         raise InputError(
-            f"{folder} already holds a run of {checkpoint.step} steps.", "Add --resume, or choose another folder."
+            f"{folder} already holds a run of {checkpoint.step} steps.",
+            "Add --resume to go on with it, --overwrite to replace it, or choose another folder.",
         )
 
 
 def saved_constants(out: Path, stage: str) -> dict[str, Any]:
-    """What the newest checkpoint of a stage says was computed from the training set; empty where there is none."""
+    """What the newest checkpoint of a stage says was computed from the training set; empty where there is none.
+
+    Raises:
+        InputError: The checkpoint is of a version that trained this part in another way.
+    """
     checkpoint = latest_checkpoint(run_folder(out, stage) / "checkpoints")
-    return dict(checkpoint.state()["constants"]) if checkpoint is not None else {}
+    if checkpoint is None:
+        return {}
+    state = checkpoint.state()
+    if "constants" not in state:
+        raise InputError(
+            f"{checkpoint.path} is of a run of an earlier version, which this one cannot go on with.",
+            "Keep the part that it made, or start anew with --overwrite.",
+        )
+    return dict(state["constants"])
 
 
 class _Loop:
@@ -96,7 +111,7 @@ class _Loop:
         if not self.main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / "run.lock")
+        self._lock = FileLock(self.folder / LOCK_FILE)
         try:
             free = self._lock.acquire()
         except LockUnsupportedError:

@@ -33,14 +33,12 @@ class MuonAdamW(torch.optim.Optimizer):
             and parameter.ndim == 2
             and "relative_attention_bias" not in name
         ]
-        common = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        rate, decay = options.learning_rate, options.weight_decay
         muon = torch.optim.Muon(
-            [named[name] for name in matrices],
-            adjust_lr_fn="match_rms_adamw",
-            **common,  # type: ignore[arg-type]
+            [named[name] for name in matrices], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
         )
         others = [parameter for name, parameter in named.items() if name not in matrices]
-        adamw = torch.optim.AdamW(others, betas=(options.beta1, options.beta2), fused=True, **common)  # type: ignore[arg-type]
+        adamw = torch.optim.AdamW(others, lr=rate, betas=(options.beta1, options.beta2), weight_decay=decay, fused=True)
         super().__init__([{"params": list(named.values())}], {})
         self._parts = (muon, adamw)
         # The groups and the state are those of the two: who sets a rate or restores a state reaches both.

@@ -15,7 +15,7 @@ def learning_rate(options: LoopTraining, step: int) -> float:
     steps after those do so once more, from a lower peak.
     """
     peak, steps = options.learning_rate, options.steps
-    if step >= steps < options.last_step:
+    if steps < options.last_step and step >= steps:
         peak, steps, step = peak * LATE_PEAK, options.last_step - steps, step - steps
     if step < options.warmup_steps:
         return peak * (step + 1) / options.warmup_steps

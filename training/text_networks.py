@@ -1,4 +1,4 @@
-"""The small T5 text encoder: building, saving, pooling, optimizers."""
+"""The small T5 text encoder: building, saving, pooling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..imaging.atomic import write_bytes, write_json
 from .randomness import NETWORK, derive_seed, scoped_seed
@@ -51,34 +51,23 @@ def build_encoder(shape: EncoderShape, seed: int) -> T5EncoderModel:
         return T5EncoderModel(config)
 
 
-def save_encoder(encoder: T5EncoderModel, folder: Path) -> None:
-    """Write config.json and model.safetensors (float16) as `T5EncoderModel.from_pretrained` reads them."""
+def save_encoder(encoder: T5EncoderModel, folder: Path, dtype: str = "float16") -> None:
+    """Write config.json and model.safetensors as `T5EncoderModel.from_pretrained` reads them.
+
+    Args:
+        encoder: On any device.
+        folder: Where to.
+        dtype: float32, float16 or bfloat16: the type the weights are stored in.
+    """
     from safetensors.torch import save
 
-    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": "float16"}
-    weights = {name: parameter.detach().half().contiguous() for name, parameter in encoder.named_parameters()}
+    config = {**encoder.config.to_diff_dict(), "architectures": ["T5EncoderModel"], "dtype": dtype}
+    weights = {
+        name: parameter.detach().to("cpu", getattr(torch, dtype)).contiguous()
+        for name, parameter in encoder.named_parameters()
+    }
     write_json(folder / "config.json", config)
     write_bytes(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-
-
-def build_optimizers(networks: nn.Module, learning_rate: float) -> dict[str, torch.optim.Optimizer]:
-    """Return `muon` for the weight matrices of the encoder's layers and `adamw` for all the rest.
-
-    Muon (Jordan et al. 2024, with the AdamW-matched rate of Liu et al. 2025) brought the loss after 300 steps from 6.2
-    (AdamW alone) to 4.0.
-    """
-    matrices = {
-        name: parameter
-        for name, parameter in networks.named_parameters()
-        if name.startswith("encoder.encoder.block") and parameter.ndim == 2 and "relative_attention_bias" not in name
-    }
-    others = [parameter for name, parameter in networks.named_parameters() if name not in matrices]
-    return {
-        "muon": torch.optim.Muon(
-            matrices.values(), lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        ),
-        "adamw": torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98)),
-    }
 
 
 def pool_tokens(tokens: Tensor, mask: Tensor) -> Tensor:
