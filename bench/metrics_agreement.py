@@ -2,7 +2,7 @@
 
 The references are the definitions written out with scipy and scikit-learn; torchmetrics, where it is installed, is
 asked too. Needs no data. Intervals are tried on simulated data sets: independent exams, few positive ones, several
-exams of a patient, and two classifiers on the same exams. 1,000 sets of each take about a quarter of an hour.
+exams of a patient, and two classifiers on the same exams. 1,000 sets of each take some three minutes of an idle core.
 
     python bench/metrics_agreement.py
 """

@@ -1,6 +1,6 @@
 """Structural similarity of volumes, and the diversity of a set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.ndimage import convolve1d
@@ -44,25 +44,37 @@ def ms_ssim(x: np.ndarray, y: np.ndarray, *, data_range: float = 1.0) -> float:
 
 
 def diversity(
-    load: Callable[[int], np.ndarray], count: int, *, pairs: int = 100, seed: int = 0
-) -> tuple[float, float, int]:
-    """Mean MS-SSIM over random pairs of a set: high where its images resemble each other.
+    load: Callable[[int], np.ndarray],
+    count: int,
+    *,
+    pairs: int = 100,
+    seed: int = 0,
+    patients: Sequence[str] | None = None,
+) -> tuple[float, float | None, int]:
+    """Mean MS-SSIM over random pairs of images of different patients: high where a set's images resemble each other.
+
+    Pairs that share a patient are not independent, so the standard error is that of the jackknife over patients, each
+    left out with all pairs (Arvesen 1969, "Jackknifing U-statistics").
 
     Args:
         load: Gives image i, values in 0..1; only two are held at a time.
         count: Number of images.
         pairs: Pairs drawn without replacement; all there are where there are fewer.
         seed: Seed of the drawing.
+        patients: Patient of each image; None takes each image for a patient.
 
     Returns:
-        Mean, standard error of the mean over pairs, and number of pairs.
+        Mean, its standard error (None where leaving a patient out leaves no pair), and number of pairs.
 
     Raises:
-        ValueError: There are fewer than two images, or they are too small.
+        ValueError: There are no two images of different patients, or they are too small.
     """
-    if count < 2:
-        raise ValueError(f"{count} images have no pairs.")
+    _, codes = np.unique(np.asarray(patients or range(count), str), return_inverse=True)
     first, second = np.triu_indices(count, 1)
+    different = codes[first] != codes[second]
+    first, second = first[different], second[different]
+    if len(first) == 0:
+        raise ValueError(f"{count} images have no pairs of different patients.")
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(first), min(pairs, len(first)), replace=False))
     values = []
@@ -70,8 +82,19 @@ def diversity(
     for i, j in zip(first[chosen].tolist(), second[chosen].tolist(), strict=True):
         held = held if held is not None and held[0] == i else (i, load(i))
         values.append(ms_ssim(held[1], load(j)))
-    spread = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-    return float(np.mean(values)), spread, len(values)
+    found = np.array(values)
+    return float(found.mean()), _jackknife(found, codes[first[chosen]], codes[second[chosen]]), len(values)
+
+
+def _jackknife(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> float | None:
+    """Standard error of the mean of pairs, from leaving out each patient of any pair in turn."""
+    means = []
+    for patient in np.union1d(first, second):
+        kept = values[(first != patient) & (second != patient)]
+        if len(kept) == 0:
+            return None
+        means.append(kept.mean())
+    return float(np.sqrt((len(means) - 1) * np.var(means)))
 
 
 def _window(x: np.ndarray) -> np.ndarray:

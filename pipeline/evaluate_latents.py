@@ -1,5 +1,6 @@
 """`evaluate latents`: the memorisation audit without decoding, on what `encode` and `sample --latents` write."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..imaging.errors import InputError
 from ..metrics.memorisation import shrink
+from ..zoo.loading import sha256_file
 from ..zoo.record import Record
 from ..zoo.runs import read_run
 from .evaluate_images import SCHEMA
@@ -16,7 +18,7 @@ from .image_features import AUDIT_GRID
 from .image_sets import LEAST_EXAMS
 from .latents import read_latent, read_tensors
 from .memorisation_audit import Pool, audit_memorisation
-from .provenance import versions
+from .provenance import STATISTICS, versions
 
 # The first axis of a latent is its channels.
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (3,))
@@ -53,7 +55,8 @@ def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None
         JSON-able: the audit of `memorisation_audit.audit_memorisation`.
 
     Raises:
-        InputError: A folder is no run with latents, has fewer than 10, an id twice, or latents of another shape.
+        InputError: A folder is no run with latents, has fewer than 10, an id twice, or latents of another shape; see
+            `memorisation_audit.audit_memorisation` for a holdout that is none.
     """
     sources = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
     pools: dict[str, Pool] = {}
@@ -64,10 +67,10 @@ def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None
     return {
         "schema": SCHEMA,
         "kind": "latents",
-        "sets": {label: {"source": str(folder), "exams": len(pools[label].ids)} for label, folder in sources.items()},
+        "sets": {label: _describe(folder, pools[label]) for label, folder in sources.items()},
         "latent_shape": list(shape or ()),
         "seed": seed,
-        "versions": versions(),
+        "versions": versions(STATISTICS),
         "memorisation": audit,
         "ids": list(pools["synthetic"].ids),
         "flagged": audit["flagged"],
@@ -92,4 +95,19 @@ def _open(folder: Path, label: str, shape: tuple[int, ...] | None) -> tuple[Pool
             raise InputError(f"{records[0].path} holds no latent [channel, x, y, z].", "Encode the exams again.")
         shape = tuple(first.shape)
     patients = [str(record.data.get("patient_id", record.id)) for record in records]
-    return Pool(Latents(records, shape), ids, patients), shape
+    return Pool(Latents(records, shape), ids, patients, [_digest(record) for record in records]), shape
+
+
+def _digest(record: Record) -> str:
+    """SHA-256 of a latent's file; a missing one is named when it is read."""
+    return sha256_file(record.path) if record.path.is_file() else ""
+
+
+def _describe(folder: Path, pool: Pool) -> dict[str, Any]:
+    files = "\n".join(f"{identifier} {digest}" for identifier, digest in zip(pool.ids, pool.digests, strict=True))
+    return {
+        "source": str(folder),
+        "exams": len(pool.ids),
+        "patients": len(set(pool.patients)),
+        "files_sha256": hashlib.sha256(files.encode()).hexdigest(),
+    }

@@ -48,7 +48,7 @@ def _diversity_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
     if result["synthetic"] is None:
         return []
     synthetic = result["synthetic"]
-    bounds: Sequence[float] = synthetic["interval"]
+    bounds: Sequence[float | None] = synthetic["interval"] or (None, None)
     real = number(result["real"]["mean"])
     return [
         (sequence, None, None, "ms-ssim", synthetic["pairs"], number(synthetic["mean"]), *map(number, bounds), real)

@@ -34,12 +34,14 @@ class Summary:
         small: Per sequence small copies of every exam, [exams, x, y, z], in a file that goes with the process.
         histograms: Per sequence counts of voxels over BINS equal parts of 0..1.
         kept: A few whole exams by index, [sequence, x, y, z] in half precision.
+        digests: SHA-256 of each exam's files, in the order of the sequences.
     """
 
     features: dict[Key, np.ndarray] = field(default_factory=dict)
     small: dict[str, np.ndarray] = field(default_factory=dict)
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     kept: dict[int, np.ndarray] = field(default_factory=dict)
+    digests: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def summarise_set(
@@ -72,6 +74,7 @@ def summarise_set(
     features: dict[Key, list[np.ndarray]] = {}
     for index in range(len(images)):
         array = images.load(index)
+        summary.digests.append(images.digests(index))
         for name, volume in zip(names, array, strict=True):
             _store_small(summary, name, volume, index, len(images))
             counts = np.histogram(volume, BINS, (0.0, 1.0))[0]

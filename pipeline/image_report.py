@@ -64,6 +64,7 @@ def _sequence(evaluation: ImageEvaluation, name: str, place: int) -> list[str]:
         side_by_side(_intensities(evaluation, name), *_distances(document["sequences"][name]["fidelity"])),
         heading("Figures", 3),
         table(COLUMNS, rows),
+        *_nearest(document["sequences"][name]["fidelity"]),
         heading("Memorisation", 3),
         *_memorisation(evaluation, name, place),
     ]
@@ -103,6 +104,20 @@ def _distances(fidelity: dict[str, Any]) -> list[str]:
 
 def _kids(views: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(view, figures["kid"]) for view, figures in views.items()]
+
+
+def _nearest(fidelity: dict[str, Any]) -> list[str]:
+    """The synthetic exams that lie nearest to a real one in feature space."""
+    parts = []
+    for extractor, views in fidelity.items():
+        for view in views.values():
+            if "nearest_real" in view:
+                near = view["nearest_real"]
+                rows = [(pair["id"], pair["real_id"], number(pair["distance"])) for pair in near["pairs"][:PAIRS]]
+                title = f"Nearest in the features of {extractor}; median distance {number(near['synthetic'])}"
+                parts.append(heading(f"{title}, among real exams {number(near['real']) or '-'}", 3))
+                parts.append(table(("synthetic", "real", "distance"), rows))
+    return parts
 
 
 def _memorisation(evaluation: ImageEvaluation, name: str, place: int) -> list[str]:

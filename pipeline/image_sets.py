@@ -1,5 +1,6 @@
 """Sets of exams to compare: found, checked, on one grid, loaded one exam at a time."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..imaging.files import read_volume
 from ..imaging.spec import ImageSpec
 from ..imaging.volume import closest_axes, reorient
 from ..zoo.card import Card
+from ..zoo.loading import sha256_file
 
 LEAST_EXAMS = 10
 # Spacings that differ by less are one: headers round.
@@ -49,6 +51,11 @@ class ImageSet:
         if self.own_grid:
             _check_grid(prepared, self.spec, f"Exam {self.exams[index].id!r} of the {self.name} set")
         return prepared.array
+
+    def digests(self, index: int) -> tuple[str, ...]:
+        """SHA-256 of the file of each sequence of an exam, as it lies on disk; of a DICOM series, that of all files."""
+        files = self.exams[index].files
+        return tuple(_digest(files[name]) for name in self.spec.channel_names)
 
 
 def open_sets(
@@ -117,6 +124,19 @@ def draw_equal(real: ImageSet, synthetic: ImageSet, count: int | None, seed: int
     rng = np.random.default_rng(seed)
     first, second = (np.sort(rng.choice(size, chosen, replace=False)) for size in (n, m))
     return first, second
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the digests of the files that a volume consists of."""
+    if path.is_dir():
+        parts = sorted(part for part in path.rglob("*") if part.is_file())
+    else:
+        # A MetaImage header may name its data, which then lie beside it.
+        endings = (".raw", ".zraw") if path.suffix.lower() == ".mhd" else ()
+        beside = [path.with_suffix(ending) for ending in endings if path.with_suffix(ending).is_file()]
+        parts = [path, *beside]
+    digests = [sha256_file(part) for part in parts]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _grid_of(exam: Exam, spec: ImageSpec) -> ImageSpec:

@@ -1,15 +1,22 @@
 """The memorisation audit of a set: nearest training images, beside what independent real images reach."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..imaging.errors import InputError
 from ..metrics.memorisation import MIRRORS, Images, Nearest, copy_threshold, find_nearest
 
 INDEPENDENT = 200
 LISTED = 10
+# Two images that agree so far are one, saved twice; independent exams of one sequence stay far below.
+IDENTICAL = 0.9999
+# A yardstick of which half agrees so far with the training set would let any copy pass.
+HIGHEST_MEDIAN = 0.999
+FEWEST_INDEPENDENT = 3
+REMEDY = "Give --holdout real exams that the model was not trained on, under ids of their own."
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,13 @@ class Pool:
         images: Loaded one at a time.
         ids: One per image.
         patients: One per image.
+        digests: What identifies the content of each image's file; empty where it is not known.
     """
 
     images: Images
     ids: Sequence[str]
     patients: Sequence[str]
+    digests: Sequence[str] = ()
 
 
 def audit_memorisation(
@@ -47,13 +56,28 @@ def audit_memorisation(
 
     Returns:
         JSON-able: statistics of both groups, the threshold, the ids of flagged images, and the nearest pairs.
+
+    Raises:
+        InputError: The independent images are not independent, or too few are.
     """
-    found = find_nearest(synthetic.images, training.images, mirrors=mirrors)
     if independent is None:
         reference, source = _leave_one_out(training, seed, mirrors)
     else:
-        reference = find_nearest(independent.images, training.images, mirrors=mirrors).correlation
-        source = f"{len(reference)} real exams of the holdout set"
+        reference, source = _hold_out(independent, training, mirrors)
+    if len(reference) < FEWEST_INDEPENDENT:
+        raise InputError(
+            f"The memorisation audit has no yardstick: {len(reference)} real exams can be compared with training exams "
+            "of other patients.",
+            REMEDY,
+        )
+    median = float(np.median(reference))
+    if median >= HIGHEST_MEDIAN:
+        raise InputError(
+            f"The memorisation audit has no yardstick: real exams that should be independent of the training exams "
+            f"agree with these (median correlation {median:.5f}).",
+            REMEDY if independent is not None else "Remove repeated exams from --real, or give --holdout.",
+        )
+    found = find_nearest(synthetic.images, training.images, mirrors=mirrors)
     threshold = copy_threshold(reference)
     order = np.argsort(-found.correlation, kind="stable")
     return {
@@ -70,17 +94,60 @@ def audit_memorisation(
     }
 
 
+def refuse_shared(what: str, holdout: Iterable[str], training: Iterable[str]) -> None:
+    """Refuses a holdout that shares something with the training set; InputError names the first."""
+    shared = sorted(set(holdout) & set(training))
+    if shared:
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        raise InputError(f"The holdout and the real set share the {what} {shared[0]!r}{more}.", REMEDY)
+
+
+def _hold_out(independent: Pool, training: Pool, mirrors: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, str]:
+    """Largest correlations of a holdout with training images of other patients; it may share no exam with them."""
+    refuse_shared("exam", independent.ids, training.ids)
+    known = dict(zip(training.digests, training.ids, strict=False))
+    for identifier, digest in zip(independent.ids, independent.digests, strict=False):
+        if digest in known:
+            raise InputError(
+                f"The holdout exam {identifier!r} has the file of the real exam {known[digest]!r}.", REMEDY
+            )
+    found = _compare_patients(independent.images, independent.patients, training, mirrors)
+    most = int(found.correlation.argmax())
+    if found.correlation[most] >= IDENTICAL:
+        raise InputError(
+            f"The holdout exam {independent.ids[most]!r} shows the image of the real exam "
+            f"{training.ids[int(found.index[most])]!r} (correlation {found.correlation[most]:.6f}).",
+            REMEDY,
+        )
+    source = f"{len(found.correlation)} real exams of the holdout set"
+    shared = set(independent.patients) & set(training.patients)
+    if shared:
+        # Other seeds and other hospitals may name their patients alike, so this is no reason to refuse them.
+        source += f", each against exams of other patients ({len(shared)} patients are named in both)"
+    return found.correlation[found.index >= 0], source
+
+
 def _leave_one_out(training: Pool, seed: int, mirrors: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, str]:
+    """Largest correlations of training images with those of other patients; repeated images tell nothing and go."""
     count = min(INDEPENDENT, len(training.ids))
     chosen = np.sort(np.random.default_rng(seed).choice(len(training.ids), count, replace=False)).tolist()
-    found = find_nearest(
-        [training.images[i] for i in chosen],
-        training.images,
-        mirrors=mirrors,
-        query_groups=[training.patients[i] for i in chosen],
-        reference_groups=training.patients,
+    images, patients = [training.images[i] for i in chosen], [training.patients[i] for i in chosen]
+    found = _compare_patients(images, patients, training, mirrors)
+    compared = found.correlation[found.index >= 0]
+    # Where most are repeated, the median of all says so.
+    mostly_repeated = len(compared) > 0 and float(np.median(compared)) >= HIGHEST_MEDIAN
+    single = compared if mostly_repeated else compared[compared < IDENTICAL]
+    repeated = len(compared) - len(single)
+    without = f", {repeated} repeated ones left out" if repeated else ""
+    return single, f"{len(single)} training exams, each against those of other patients{without}"
+
+
+def _compare_patients(
+    images: Images, patients: Sequence[str], training: Pool, mirrors: Sequence[tuple[int, ...]]
+) -> Nearest:
+    return find_nearest(
+        images, training.images, mirrors=mirrors, query_groups=patients, reference_groups=training.patients
     )
-    return found.correlation, f"{count} training exams, each against those of other patients"
 
 
 def _pair(

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
+from ccella.metrics.drawing import draw_halves, half_size, shuffle_by_patient
 from ccella.metrics.frechet import frechet_distance
-from ccella.metrics.kernel import kernel_distance, subset_distances
+from ccella.metrics.kernel import chosen_distances, kernel_distance, subset_distances
 from ccella.metrics.neighbours import overlap
 from ccella.metrics.structure import diversity, ms_ssim
 
@@ -179,3 +180,42 @@ def test_diversity_counts_pairs():
     assert 0 < mean < 0.5
     assert error > 0
     assert diversity(lambda i: images[0], 4)[0] == pytest.approx(1.0)
+    # Two patients of two images each: four pairs of different patients, and none is left without one of them.
+    mean, error, pairs = diversity(lambda i: images[i], 4, patients=["a", "b", "a", "b"])
+    assert (pairs, error) == (4, None)
+    assert mean == pytest.approx(np.mean([ms_ssim(images[i], images[j]) for i in (0, 2) for j in (1, 3)]))
+    with pytest.raises(ValueError, match="no pairs of different patients"):
+        diversity(lambda i: images[i], 4, patients=["a"] * 4)
+
+
+def test_error_of_diversity_is_the_jackknife_over_images():
+    # Images that mix one texture to different degrees: pairs that share an image belong together.
+    rng = np.random.default_rng(0)
+    texture = rng.random((20, 20, 20))
+    images = [share * texture + (1 - share) * rng.random(texture.shape) for share in rng.random(6)]
+    values = {(i, j): ms_ssim(images[i], images[j]) for i in range(6) for j in range(i + 1, 6)}
+    left_out = [np.mean([value for pair, value in values.items() if i not in pair]) for i in range(6)]
+    _, error, _ = diversity(lambda i: images[i], 6)
+    assert error == pytest.approx(np.sqrt(5 / 6 * np.sum((left_out - np.mean(left_out)) ** 2)))
+    assert error > 1.3 * np.std(list(values.values()), ddof=1) / np.sqrt(15)
+
+
+def test_halves_share_no_patient_and_are_equally_large():
+    patients = list("aaabbccdefghij")
+    assert half_size(patients) == 6
+    for seed in range(50):
+        first, second = draw_halves(np.random.default_rng(seed), patients)
+        assert len(first) == len(second) == len({*first, *second}) / 2 == 6
+        assert not {patients[i] for i in first} & {patients[i] for i in second}
+    alone = [str(i) for i in range(9)]
+    expected = np.random.default_rng(3).permutation(9)
+    assert np.array_equal(shuffle_by_patient(np.random.default_rng(3), alone), expected)
+    assert np.array_equal(np.concatenate(draw_halves(np.random.default_rng(3), alone)), expected[:8])
+
+
+def test_kernel_distances_of_chosen_rows_are_those_of_the_rows():
+    x, y = features(0, 12, 5), features(1, 9, 5, shift=0.5)
+    chosen_x, chosen_y = np.zeros((12, 2)), np.zeros((9, 2))
+    chosen_x[[1, 4, 7], 0] = chosen_x[[0, 2, 3, 11], 1] = chosen_y[[0, 8], 0] = chosen_y[[2, 3, 4], 1] = 1
+    expected = [kernel_distance(x[chosen_x[:, i] > 0], y[chosen_y[:, i] > 0]) for i in range(2)]
+    assert chosen_distances(x, y, chosen_x, chosen_y) == pytest.approx(expected, rel=1e-10)

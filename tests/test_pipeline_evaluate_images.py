@@ -1,6 +1,7 @@
 """Synthetic sets beside real ones: planted faults are seen, bad sets are refused, the report opens in a browser."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -14,7 +15,6 @@ from ccella.imaging.files import write_volume
 from ccella.imaging.volume import Volume
 from ccella.pipeline.evaluate_images import evaluate_images
 from ccella.pipeline.evaluate_predictions import evaluate_predictions
-from ccella.pipeline.fidelity import compare_features
 from ccella.pipeline.image_features import SLICES, choose_slices
 from ccella.pipeline.image_report import write_image_report
 from ccella.pipeline.image_sets import open_sets
@@ -85,6 +85,14 @@ def test_result_repeats_and_holds_what_repeats_it(sets, evaluation):
     assert json.dumps(again, allow_nan=False) == json.dumps(document, allow_nan=False)
     assert document["grid"] == {"shape": list(SHAPE), "spacing_mm": [1.5, 1.5, 3.0]}
     assert document["extractors"]["pyramid"]["preprocessing"] == "pyramid/1"
+    assert {"scipy", "scikit-learn"} <= set(document["versions"])
+    assert (document["template"]["id"], document["template"]["gives"]) == (find_card(DEFAULT_MODEL).id, ["intensity"])
+    digests = [
+        f"s{i:02d} {hashlib.sha256((sets / f'synthetic/s{i:02d}/s{i:02d}_t2w.nii.gz').read_bytes()).hexdigest()}"
+        for i in range(COUNT)
+    ]
+    files = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    assert document["sets"]["synthetic"]["files_sha256"] == files
     views = document["sequences"]["t2w"]["fidelity"]["pyramid"]
     assert {view: figures["n"] for view, figures in views.items()} == {
         "volume": COUNT,
@@ -93,7 +101,10 @@ def test_result_repeats_and_holds_what_repeats_it(sets, evaluation):
         "axial": COUNT * SLICES,
     }
     volume = views["volume"]
-    assert (volume["d"], volume["half_n"]) == (405, COUNT // 2)
+    assert (volume["d"], volume["half_n"], volume["halvings"]) == (405, COUNT // 2, 100)
+    pairs = {pair["id"]: pair["real_id"] for pair in volume["nearest_real"]["pairs"]}
+    assert next(iter(pairs.items())) == ("s00", "r02")
+    assert volume["nearest_real"]["pairs"][0]["distance"] == pytest.approx(0, abs=1e-4)
     # One distribution: the distance of halves is about that of the floor.
     assert 0.5 < volume["fid"]["half"] / volume["fid"]["floor"] < 2
     assert 0 < document["sequences"]["t2w"]["diversity"]["synthetic"]["mean"] < 1
@@ -115,6 +126,17 @@ def test_holdout_is_the_yardstick_where_given(sets, tmp_path):
     document = evaluate(sets, holdout=tmp_path).document
     assert document["sequences"]["t2w"]["memorisation"]["independent"]["source"] == "12 real exams of the holdout set"
     assert document["flagged"] == ["s00", "s01", "s02"]
+
+
+def test_a_holdout_that_was_trained_on_is_refused(sets, tmp_path):
+    with pytest.raises(InputError, match="share the exam 'r00' and 11 more") as caught:
+        evaluate(sets, holdout=sets / "real")
+    assert "--holdout" in caught.value.remedy
+    lines = [f"h{i:02d},{sets}/real/r{i:02d}/r{i:02d}_t2w.nii.gz" for i in range(COUNT)]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("\n".join(["id,t2w", *lines]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"share the file .*r00_t2w.* and 11 more"):
+        evaluate(sets, holdout=manifest)
 
 
 def copy_set(source, target, leave_out=0):
@@ -169,11 +191,6 @@ def test_a_damaged_volume_is_named(sets, tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="s06_t2w"):
         evaluate(sets, synthetic=synthetic)
-
-
-def test_different_numbers_are_never_compared():
-    with pytest.raises(ValueError, match="different numbers"):
-        compare_features(np.zeros((12, 1, 4)), np.zeros((11, 1, 4)), seed=0, neighbours=False)
 
 
 def test_slices_avoid_padding():

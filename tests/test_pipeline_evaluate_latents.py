@@ -9,7 +9,7 @@ import torch
 from ccella.cli.main import run
 from ccella.imaging.errors import InputError
 from ccella.pipeline.evaluate_latents import evaluate_latents
-from ccella.pipeline.latents import write_tensors
+from ccella.pipeline.latents import read_tensors, write_tensors
 from ccella.zoo.record import Record
 
 SHAPE = (4, 6, 6, 5)
@@ -44,6 +44,33 @@ def test_copies_are_named(runs):
     assert nearest["s04"] == ("r07", [])
     assert nearest["s06"] == ("r09", [1])
     assert document["latent_shape"] == list(SHAPE)
+
+
+def test_a_holdout_that_was_trained_on_is_refused(runs, tmp_path):
+    rng = np.random.default_rng(7)
+    own = (np.random.default_rng(0).normal(size=SHAPE) + rng.normal(size=(12, *SHAPE))).astype(np.float32)
+    document = evaluate_latents(*runs, holdout=write_run(tmp_path / "h", own))
+    assert sorted(document["flagged"]) == ["s04", "s06"]
+    with pytest.raises(InputError, match="share the exam 'r00' and 11 more") as caught:
+        evaluate_latents(*runs, holdout=runs[0])
+    assert "--holdout" in caught.value.remedy
+    own[3] = read_tensors(next(runs[0].glob("r05/*.safetensors")))["mean"].numpy()
+    with pytest.raises(InputError, match="'i03' has the file of the real exam 'r05'"):
+        evaluate_latents(*runs, holdout=write_run(tmp_path / "i", own))
+    own[3] += 1e-4
+    with pytest.raises(InputError, match=r"'j03' shows the image of the real exam 'r05' \(correlation (1\.0|0\.9999)"):
+        evaluate_latents(*runs, holdout=write_run(tmp_path / "j", own))
+
+
+def test_sets_are_identified_by_their_files(runs, tmp_path):
+    first = evaluate_latents(*runs)
+    assert {"scipy", "scikit-learn"} <= set(first["versions"])
+    assert first["sets"]["real"]["files_sha256"] != first["sets"]["synthetic"]["files_sha256"]
+    path = next(runs[0].glob("r02/*.safetensors"))
+    write_tensors(path, {"mean": read_tensors(path)["mean"] * 1.5})
+    second = evaluate_latents(*runs)
+    assert second["sets"]["real"]["files_sha256"] != first["sets"]["real"]["files_sha256"]
+    assert second["sets"]["synthetic"] == first["sets"]["synthetic"]
 
 
 def test_command(runs, capsys):
