@@ -130,7 +130,7 @@ def _configure(trt: Any, builder: Any, record: GraphRecord, key: EngineKey) -> A
     config = builder.create_builder_config()
     # fp32 would be computed with 10 bits of mantissa instead of 23.
     config.clear_flag(trt.BuilderFlag.TF32)
-    features = getattr(trt, "PreviewFeature", None)
+    features: Any = getattr(trt, "PreviewFeature", None)
     if hasattr(features, "RUNTIME_ACTIVATION_RESIZE_10_10"):
         # Memory for the shapes at hand instead of the largest ones; `tensorrt_net` asks how much.
         config.set_preview_feature(features.RUNTIME_ACTIVATION_RESIZE_10_10, True)

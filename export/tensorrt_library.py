@@ -47,7 +47,8 @@ def find_gpu(requested: str) -> Gpu:
     device = choose_device("cuda" if requested == "auto" else requested)
     if device.type != "cuda":
         raise InputError(f"TensorRT does not run on device {device}.", "Use --device cuda, or --runtime torch or onnx.")
-    if device.index is None:
+    if device == torch.device("cuda"):
+        # Whichever is the current one, by its number.
         device = torch.device("cuda", torch.cuda.current_device())
     major, minor = torch.cuda.get_device_capability(device)
     return Gpu(device, torch.cuda.get_device_name(device), f"{major}.{minor}")
