@@ -15,6 +15,10 @@ folder_option = click.option(
     help="The study folder.  [default: the study file's name without .toml, beside it]",
 )  # fmt: skip
 
+page_option = click.option(
+    "--report", "page", metavar="FILE.html", type=click.Path(path_type=Path), help="Also write one self-contained page."
+)
+
 
 @click.group()
 def command() -> None:
@@ -27,12 +31,16 @@ def command() -> None:
 @device_option
 @click.option("--shard", type=ShardType(), metavar="I/N", help="Do only the I-th of N shares of the runs.")
 @click.option("--dry-run", is_flag=True, help="List the runs, and do nothing.")
+@page_option
 @stream_options
-def run_command(study: Path, out: Path | None, device: str, shard: Shard | None, dry_run: bool, as_json: bool) -> None:
+def run_command(
+    study: Path, out: Path | None, device: str, shard: Shard | None, dry_run: bool, page: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Make every run of STUDY that is not done yet, then its tables and figures.
 
-    Stopped or killed, the same command goes on. A folder of another study is refused. Processes with different shards
-    may work in one folder at the same time; they sample the exams that all need together.
+    Stopped or killed, the same command goes on. A folder of another study is refused, and so is one whose runs had
+    other exams or models. Processes with different shards may work in one folder at the same time; they sample the
+    exams that all need together.
     """
     from ..study.definition import read_study
     from ..study.partitions import fraction_name
@@ -52,15 +60,13 @@ def run_command(study: Path, out: Path | None, device: str, shard: Shard | None,
                     output.add_row(*cells, run.folder(folder))
         return
     run_study(read, folder, device=device, say=say, shard=shard)
-    _report(study, folder, None, as_json)
+    _report(study, folder, page, as_json)
 
 
 @command.command("report")
 @study_argument
 @folder_option
-@click.option(
-    "--report", "page", metavar="FILE.html", type=click.Path(path_type=Path), help="Also write one self-contained page."
-)
+@page_option
 @stream_options
 def report_command(study: Path, out: Path | None, page: Path | None, as_json: bool) -> None:
     """Write tables (CSV) and figures (PNG) of the runs of STUDY that are done, and print the points."""

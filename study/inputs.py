@@ -104,7 +104,7 @@ def record_inputs(study: Study, exams: StudyExams, out: Path, say: Say) -> None:
         rows = _partition_rows(study, exams, files)
         files.save()
         text = _csv_text(rows)
-        found = {"models": _describe_models(study), "exams": hashlib.sha256(text.encode()).hexdigest()}
+        found: dict[str, Any] = {"models": _describe_models(study), "exams": hashlib.sha256(text.encode()).hexdigest()}
         recorded = _read_inputs(out)
         if recorded is None:
             write_text(out / PARTITIONS, text)

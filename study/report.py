@@ -7,9 +7,16 @@ from typing import Any
 from ..imaging.atomic import write_json
 from .definition import Study
 from .figures import check_matplotlib, write_figures
+from .page import write_study_page
 from .results import Results, collect_results
 from .running import claim_folder
-from .tables import DIFFERENCES, SUMMARY, difference_rows, summary_rows, write_tables
+from .tables import SUMMARY, summary_rows, write_tables
+
+INTERVALS = {
+    "low, high": "95 % over trainings and test patients (Obuchowski and Rockette 1995, Hillis 2007)",
+    "p": "two-sided, by the same t statistic; p_holm: corrected by Holm over the shares of one comparison",
+    "patients_low, patients_high": "95 % over test patients alone, by the bootstrap",
+}
 
 
 def report_study(study: Study, out: Path, page: Path | None = None) -> tuple[Results, list[Path]]:
@@ -35,7 +42,7 @@ def report_study(study: Study, out: Path, page: Path | None = None) -> tuple[Res
     write_json(out / "result.json", document)
     files = [*tables.values(), *figures, out / "result.json"]
     if page is not None:
-        _write_page(page, results, figures, document)
+        write_study_page(page, results, out, figures, document)
         files.append(page)
     return results, files
 
@@ -43,38 +50,14 @@ def report_study(study: Study, out: Path, page: Path | None = None) -> tuple[Res
 def describe_results(results: Results) -> dict[str, Any]:
     """The results as JSON: what was asked, every run, every point, every difference."""
     return {
-        "schema": "ccella.study_result/1",
+        "schema": "ccella.study_result/2",
         "study": dict(results.study.document),
         "runs_planned": results.planned,
         "runs": [{**asdict(run), **found} for run, found in results.figures.items()],
         "test": {"exams": results.exams, "positives": results.positives},
         "bootstrap": {"resamples": results.study.bootstrap, "seed": results.study.seed, "unit": "patient"},
+        "intervals": INTERVALS,
         "summary": [dict(zip(SUMMARY, row, strict=True)) for row in summary_rows(results)],
         "pretraining": [asdict(each) for each in results.pretraining],
         "sequences": [asdict(each) for each in results.sequences],
     }
-
-
-def _write_page(path: Path, results: Results, figures: list[Path], document: dict[str, Any]) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from ..pipeline.report_page import figure, heading, paragraph, picture, table, write_page
-
-    parts = [
-        paragraph(
-            f"{len(results.figures)} of {results.planned} runs; {results.exams} test exams, {results.positives} "
-            f"positive. Intervals: 95 %, {results.study.bootstrap} resamples of the test patients; SD over trials. "
-            "p values are corrected by Holm over the shares of one comparison."
-        ),
-        heading("Curves"),
-    ]
-    for each in figures:
-        with Image.open(each) as image:
-            parts.append(figure(picture(np.asarray(image.convert("RGB")), each.stem), each.stem))
-    parts += [
-        heading("Points"), table(SUMMARY, summary_rows(results)),
-        heading("Pretraining"), table(DIFFERENCES, difference_rows(results.pretraining)),
-        heading("Sequences"), table(DIFFERENCES, difference_rows(results.sequences)),
-    ]  # fmt: skip
-    write_page(path, results.study.title, parts, document)

@@ -1,15 +1,16 @@
 """The exams of a study: found, made as phantoms, or sampled from reports."""
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, find_exams
 from ..pipeline.seeds import Shard
-from .definition import Source
+from .definition import Source, Study
 from .sharing import Say, hold
 
 
@@ -38,6 +39,48 @@ def institution_exams(source: Source, channels: Sequence[str], folder: Path, say
     )  # fmt: skip
     wanted = {str(record["id"]) for record in made}
     return [exam for exam in find_exams(folder, channels) if exam.id in wanted]
+
+
+@dataclass(frozen=True)
+class FoundExams:
+    """Exams of a study that is done, in part or whole.
+
+    Attributes:
+        first: Institution 1's training exams.
+        second: Institution 2's.
+        synthetic: Synthetic exams by sequence set.
+    """
+
+    first: Sequence[Exam]
+    second: Sequence[Exam]
+    synthetic: Mapping[str, Sequence[Exam]]
+
+
+def find_study_exams(study: Study, out: Path) -> FoundExams:
+    """Finds the training exams of a study where its runs found them; makes none.
+
+    Raises:
+        InputError: Exams are not there any more.
+        OSError: There is no table of who is in which set.
+    """
+    with (out / "partitions.csv").open(encoding="utf-8", newline="") as file:
+        members = {(row["set"], row["id"]): row for row in csv.DictReader(file) if row["split"] == "train"}
+    channels = list(dict.fromkeys(name for names in study.sequences.values() for name in names))
+    both = []
+    for name, source in zip(("institution1", "institution2"), study.institutions, strict=True):
+        found = find_exams(source.exams or out / "data" / name, channels)
+        mine = [exam for exam in found if (name, exam.id) in members]
+        both.append([replace(exam, patient_id=members[name, exam.id]["patient_id"]) for exam in mine])
+    synthetic: dict[str, Sequence[Exam]] = {}
+    folders: list[tuple[object, Path]] = []
+    for name, names in study.sequences.items():
+        if "synthetic" in study.pretraining:
+            source = study.synthetic[name]
+            shared = (path for sample, path in folders if sample == source.sample)
+            folder = next(shared, out / "data" / f"synthetic-{name}")
+            folders.append((source.sample, folder))
+            synthetic[name] = synthetic_exams(source, both[0], names, folder)
+    return FoundExams(both[0], both[1], synthetic)
 
 
 def synthetic_exams(source: Source, reports: Sequence[Exam], channels: Sequence[str], folder: Path) -> list[Exam]:

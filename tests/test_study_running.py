@@ -156,7 +156,10 @@ def test_tables_figures_and_page(done: Path, folder: Path, capsys: pytest.Captur
     for name in ("curves-t2w", "curves-bpmri", "difference-bpmri"):
         assert (done / "figures" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text(encoding="utf-8")
-    assert text.count("<img") == 3 and "http:" not in text and "https:" not in text
+    assert "http:" not in text and "https:" not in text
+    # Curves, three exams with the sample of their report, three of institution 2, three nearest pairs per sequence.
+    assert text.count("<img") == 3 + 3 * 2 + 3 + (1 + 3) * 3 * 2
+    assert "and its report&#x27;s sample" in text
 
 
 def test_a_report_of_half_a_study_says_so(
