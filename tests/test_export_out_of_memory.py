@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-import numpy, onnx, torch
+import numpy, onnx, onnxruntime, torch
 from onnx import TensorProto, helper, numpy_helper
 from ccella.cli.errors import explain
 from ccella.export.onnx_net import OnnxNet
