@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..imaging.atomic import remove_remains
 from ..imaging.phantom.collection import Collection, plan_collection, read_marksheet, remove_exams
 from ..imaging.phantom.dataset import write_phantoms
 from .errors import RunFolderError
@@ -98,6 +99,8 @@ def _claim(
             f"{run.get('shards')} shards are writing to {collection.out}, but this is one of {settings.shards}.",
             "Wait for them, or give the same number of shards.",
         )
+    # Nobody else writes it now: whoever does holds the lock of the setup.
+    remove_remains([path])
     if overwrite:
         remove_exams(collection, None if whole else indices)
     settings.write()
