@@ -84,7 +84,7 @@ def _exams(study: Study, out: Path, nearest: dict[str, Any]) -> list[str]:
         nearest["problem"] = str(error)
         return [
             heading("Exams"),
-            paragraph(f"Neither exams nor nearest pairs are shown, since some are missing: {error}"),
+            paragraph(f"Neither exams nor nearest pairs are shown, since some cannot be read: {error}"),
         ]
     return [heading("Exams"), *examples, heading("Nearest pairs"), *pairs]
 
