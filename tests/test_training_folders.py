@@ -9,6 +9,14 @@ from ccella.cli.main import run
 from ccella.zoo.card import Card, read_card
 from ccella.zoo.loading import part_digests
 
+# A text encoder that trains in seconds, of the width that the tiny model's denoiser reads.
+SMALL_ENCODER = [
+    word
+    for setting in ("width=16", "head_width=8", "heads=2", "hidden=16", "layers=1", "vocabulary=600",
+                    "tokenizer_reports=40", "validation_items=40")
+    for word in ("--set", setting)
+]  # fmt: skip
+
 
 def train(part: str, *words: object) -> None:
     small = ["--steps", "2", "--device", "cpu", "-q"]
@@ -27,9 +35,10 @@ def digests(card: Card, part: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tiny_exams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with an autoencoder and a denoiser of its own, both trained into one folder."""
+    """The tiny model with an autoencoder, a text encoder and a denoiser of its own, trained into one folder."""
     root = tmp_path_factory.mktemp("folders")
     train("autoencoder", tiny_exams, "--model", tiny_model, "-o", root / "model", "--batch-size", 2)
+    train("text-encoder", "-o", root / "model", "--batch-size", 2, *SMALL_ENCODER)
     assert run(["encode", str(tiny_exams), "--model", str(root / "model"), "-o", str(root / "latents"), "-q"]) == 0
     train("denoiser", root / "latents", "--model", root / "model", "-o", root / "model", "--batch-size", 2)
     return root
@@ -57,10 +66,19 @@ def test_a_new_autoencoder_leaves_the_denoiser_of_the_old_one_behind(
     assert not (tmp_path / "out").exists()
 
 
+def test_every_part_is_the_one_trained_here(trained: Path, tiny_model: Path) -> None:
+    template, card = read_card(tiny_model / "card.toml"), read_card(trained / "model" / "card.toml")
+    for part in template.parts:
+        assert digests(card, part) not in ([], digests(template, part))
+        assert "hardware" in card.provenance[part]
+
+
 def test_finished_runs_resumed_change_nothing(trained: Path, tiny_model: Path, tiny_exams: Path) -> None:
     model, before = trained / "model", folder_files(trained / "model")
     assert {"card.toml", "autoencoder.safetensors", "denoiser.safetensors"} < set(before)
     train("autoencoder", tiny_exams, "--model", tiny_model, "-o", model, "--batch-size", 2, "--resume")
+    assert folder_files(model) == before
+    train("text-encoder", "-o", model, "--batch-size", 2, "--resume", *SMALL_ENCODER)
     assert folder_files(model) == before
     train("denoiser", trained / "latents", "--model", model, "-o", model, "--batch-size", 2, "--resume")
     assert folder_files(model) == before

@@ -7,6 +7,7 @@ import torch
 from support.small_task import SmallTask, final_state, rows, run, run_two, small_options
 
 from ccella.imaging.errors import InputError
+from ccella.training.config import LoopTraining, resolve_options
 from ccella.training.loop import train
 from ccella.training.processes import process_state
 from ccella.training.randomness import step_indices
@@ -72,4 +73,4 @@ def test_each_training_of_a_process_gets_its_own_device(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cpu:0"])
 def test_words_that_are_no_device(device: str) -> None:
     with pytest.raises(InputError, match="Training option device"):
-        small_options(device=device)
+        resolve_options(LoopTraining, "small", {}, {"device": device})
