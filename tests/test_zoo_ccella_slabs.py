@@ -96,7 +96,8 @@ def test_the_memory_decides_how_an_item_is_decoded(stages):
         for plan in (whole, single, slabs):
             with Largest() as largest:
                 images.append(decode_latent(card, autoencoder, z, memory_bytes=plan.memory_bytes))
-            assert largest.planes <= (32 if plan.planes is None else 4 * plan.planes + 2)
+            # The first convolution, of a single voxel, takes the latent's 8 planes at once.
+            assert largest.planes <= (32 if plan.planes is None else max(8, 4 * plan.planes + 2))
     for image in images[1:]:
         assert float((image - images[0]).abs().max()) < 1e-5
     with pytest.raises(InputError, match="does not suffice") as caught:
