@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REPORT_STREAM = 7919  # first number of every report's seed: keeps these reports apart from any exam's
 HELD_OUT_START = 100_000_000  # indices from here on are never trained on
-INSTITUTION = 1  # findings are as frequent in both, and reports are worded alike
+INSTITUTION = 1  # the other one finds the same and words it alike, but writes cm for mm more often
 BATCHES_PER_CHUNK = 16  # batches are sorted by length within a chunk
 
 
