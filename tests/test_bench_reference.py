@@ -46,7 +46,10 @@ def test_records_have_the_keys_that_are_listed(stages, prompts, five, tiny_exams
     encoded = stages.encode(find_exams(tiny_exams, ("t2w", "hbv", "adc")), tmp_path / "encoded")
     decoded = stages.decode(tmp_path / "latents", tmp_path / "decoded")
     found = {"sample": [*read_run(five), *latents], "encode": encoded, "decode": decoded}
-    inherited = {"conditions", "class_probability", "seed", "sampler", "patient_id", "text_path", "meta", "affine"}
+    inherited = {"conditions", "class_probability", "seed", "sampler", "text_path", "meta", "affine"} | {
+        "patient_id",
+        "prompt_id",
+    }
     for command, records in found.items():
         keys = {key for record in records for key in record.to_json()}
         listed = {name for name, key in RECORD_KEYS.items() if any(w.split()[0] == command for w in key.writers)}

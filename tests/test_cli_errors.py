@@ -128,7 +128,7 @@ def test_report_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "has"), [(["sample", "-o", "x"], True), (["zoo", "pull", "sample"], False), (["phantom"], False)]
+    ("words", "has"), [(["sample", "-o", "x"], True), (["zoo", "pull", "sample"], False), (["phantom"], True)]
 )
 def test_remedies_name_options_that_the_command_has(words, has, monkeypatch, capsys):
     """A full disk while a command is under way: the remedy speaks of --resume where there is one."""

@@ -66,7 +66,7 @@ def test_no_command_is_wrong_usage_and_prints_no_result(capsys: pytest.CaptureFi
         (["sample", "--prompt", "x", "-o", "y", "--shard", "3/2"], "Shard 3/2 does not exist"),
         (["sample", "--prompt", "x", "-o", "y", "--shard", "half"], "Shard 'half' is not of the form i/n"),
         (["sample", "--prompt", "x", "-o", "y", "--device", "gpu"], "'gpu' is not one of auto, cpu, cuda, cuda:N, mps"),
-        (["sample", "--prompt", "x", "-o", "y", "--batch-size", "0"], "0 is not in the range x>=1"),
+        (["sample", "--prompt", "x", "-o", "y", "--batch-size", "0"], "'0' is not a number of at least 1, nor auto"),
         (["phantom", "-n", "0", "-o", "x"], "0 is not in the range 1<=x<=1000000"),
         (["sample", "--prompt", "x", "-o", ""], "An argument is empty"),
         (["phantom", "-n", "2", "-o", "x", "--shape", "8,8,1.5"], "'8,8,1.5' is not 3 positive whole numbers"),

@@ -52,6 +52,7 @@ def test_the_record_says_what_was_checked(model: Path) -> None:
     assert [check["sizes"] for check in record.checks] == [
         {"batch": 2, "x": 32, "y": 32, "z": 32},
         {"batch": 1, "x": 32, "y": 64, "z": 32},
+        {"batch": 1, "x": 64, "y": 64, "z": 32},
     ]
 
 

@@ -156,6 +156,7 @@ def test_tables_figures_and_page(done: Path, folder: Path, capsys: pytest.Captur
     for name in ("curves-t2w", "curves-bpmri", "difference-bpmri"):
         assert (done / "figures" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text(encoding="utf-8")
+    text = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert "http:" not in text and "https:" not in text
     # Curves, three exams with the sample of their report, three of institution 2, three nearest pairs per sequence.
     assert text.count("<img") == 3 + 3 * 2 + 3 + (1 + 3) * 3 * 2

@@ -104,7 +104,7 @@ class Plan:
         self._timesteps = timesteps
         self._guidance_scale = guidance_scale
         same = former is not None and former._work.denoiser is denoiser and former._work.timesteps == tuple(timesteps)
-        self._work = former._work if former is not None and same else _AdapterWork(denoiser, timesteps)
+        self._work: _AdapterWork = former._work if former is not None and same else _AdapterWork(denoiser, timesteps)
         spacing = [item.spacing_mm for item in conditions]
         self._spacing_mm = torch.tensor(spacing, dtype=torch.float32, device=device)
         self._windows = range(0, len(timesteps), TIMESTEPS_AT_ONCE)
