@@ -34,6 +34,9 @@ from .progress import Progress
 @click.option(
     "--prevalence", type=click.FloatRange(0, 1), metavar="P", help="Share of exams with a lesion.  [default: 0.28]"
 )
+@click.option(
+    "--even-places", is_flag=True, help="Lesions in all sectors alike, not as often as cancer is found there."
+)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Processes.")
 @run_options
 @stream_options
@@ -46,6 +49,7 @@ def command(
     shape: tuple[int, ...] | None,
     spacing_mm: tuple[float, ...] | None,
     prevalence: float | None,
+    even_places: bool,
     workers: int,
     shard: Shard | None,
     resume: bool,
@@ -56,8 +60,8 @@ def command(
     """Write prostate MRI phantoms: images, reports, masks and findings that agree by construction.
 
     The layout is that of PI-CAI. Exams that are there already, whole, are kept, with or without --resume: a collection
-    can grow or be completed, by the same --shape, --spacing and --prevalence. --overwrite makes the exams of this seed
-    and institution anew.
+    can grow or be completed, by the same --shape, --spacing, --prevalence and --even-places. --overwrite makes the
+    exams of this seed and institution anew.
     """
     from ..pipeline.phantoms import make_phantoms
 
@@ -70,7 +74,7 @@ def command(
     progress = Progress("phantoms", "exams")
     exams = make_phantoms(
         out, indices, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
-        workers=workers, shard=shard, resume=resume, overwrite=overwrite, warn=say,
+        even_places=even_places, workers=workers, shard=shard, resume=resume, overwrite=overwrite, warn=say,
     )  # fmt: skip
     followed = progress.follow(exams, len(indices))
     print_records((record for exam in followed for record in _make_records(exam)), progress, as_json=as_json)

@@ -26,6 +26,7 @@ def make_phantoms(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     prevalence: float | None = None,
+    even_places: bool = False,
     workers: int = 2,
     shard: Shard | None = None,
     resume: bool = False,
@@ -38,10 +39,11 @@ def make_phantoms(
         out: Folder of the collection; made where missing.
         indices: Consecutive indices of the exams: with `shard`, those of the share.
         seed: Seed of the collection.
-        institution: As the next four, see `write_phantoms`.
+        institution: As the next five, see `write_phantoms`.
         shape: Voxels along x, y, z.
         spacing_mm: Voxel size.
         prevalence: Probability of a lesion.
+        even_places: Lesions in all sectors alike.
         workers: Processes.
         shard: This process's share. Shards may write at the same time.
         resume: What is done anyway; not together with `overwrite`.
@@ -61,7 +63,7 @@ def make_phantoms(
         raise RunFolderError("--resume and --overwrite exclude each other.", "Give one of them.")
     options: dict[str, Any] = {
         "institution": institution, "shape": shape, "spacing_mm": spacing_mm, "prevalence": prevalence,
-        "start": indices[0] if indices else 0,
+        "even_places": even_places, "start": indices[0] if indices else 0,
     }  # fmt: skip
     collection = plan_collection(out, seed, **options)
     read_marksheet(collection.out)

@@ -65,6 +65,24 @@ def test_id_names_institution_index_and_seed() -> None:
 
 def test_findings_are_those_of_the_exam() -> None:
     assert exam_findings(0, 4, 1, 0.5) == make_exam(0, 4, prevalence=0.5, **SMALL).findings
+    assert exam_findings(0, 4, 1, 1.0, True) == make_exam(0, 4, prevalence=1.0, even_places=True, **SMALL).findings
+
+
+@pytest.mark.parametrize(
+    ("even", "shares"),
+    [
+        (False, {"posterolateral": 0.35, "posteromedial": 0.21, "PZ anterior": 0.14}),
+        (True, {"posterolateral": 0.2, "posteromedial": 0.2, "PZ anterior": 0.2}),
+    ],
+)
+def test_lesions_lie_where_cancer_is_found_or_evenly(even, shares):
+    """The first lesion drawn of 2000 exams; in the peripheral zone alone, where an extension moves no lesion."""
+    exams = [exam_findings(0, index, 1, 1.0, even) for index in range(2000)]
+    single = [exam.lesions[0] for exam in exams if len(exam.lesions) == 1]
+    names = [f"PZ {each.sector}" if each.sector == "anterior" else each.sector for each in single if each.zone == "PZ"]
+    for name, share in shares.items():
+        # Three standard errors of a share among some 1400 lesions.
+        assert names.count(name) / len(single) == pytest.approx(share, abs=0.04)
 
 
 def test_three_volumes_share_one_grid_and_hold_whole_numbers() -> None:

@@ -77,6 +77,7 @@ def read_all(folder: Path) -> dict[Path, bytes]:
     [
         ({"shape": (24, 24, 12), "spacing_mm": (4.0, 4.0, 8.0)}, "is there already, with .* voxels of .* mm"),
         ({**SMALL, "prevalence": 1.0}, "another --prevalence"),
+        ({**SMALL, "prevalence": 1.0, "even_places": True}, "another --prevalence or --even-places"),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])

@@ -30,6 +30,7 @@ def whole(base, read_files) -> dict[str, bytes]:
         (("--shape", "16,16,9"), "phantom1_s0.shape = [16, 16, 8], but this one has [16, 16, 9]."),
         (("--spacing", "6,6,11"), "phantom1_s0.spacing_mm = [6.0, 6.0, 12.0], but this one has [6.0, 6.0, 11.0]."),
         (("--prevalence", "1", "--resume"), "phantom1_s0.prevalence = null, but this one has 1.0."),
+        (("--even-places",), "phantom1_s0.even_places"),
         # Indices that are not there yet: they would be of another kind than the others.
         (("--prevalence", "1", "--start", "9"), "phantom1_s0.prevalence = null, but this one has 1.0."),
     ],

@@ -56,6 +56,7 @@ class Collection:
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     prevalence: float | None
+    even_places: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +65,13 @@ class Collection:
 
     def settings(self) -> dict[str, Any]:
         """What all exams of the collection share, JSON-able."""
-        return {"shape": list(self.shape), "spacing_mm": list(self.spacing_mm), "prevalence": self.prevalence}
+        return {
+            "shape": list(self.shape),
+            "spacing_mm": list(self.spacing_mm),
+            "prevalence": self.prevalence,
+            # Said where it is so: collections that were made before there was a choice are the others.
+            **({"even_places": True} if self.even_places else {}),
+        }
 
     def exams(self, indices: Sequence[int]) -> list[PhantomFiles]:
         """The files of some exams."""
@@ -112,6 +119,7 @@ def plan_collection(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     prevalence: float | None = None,
+    even_places: bool = False,
     start: int = 0,
 ) -> Collection:
     """Checks what is asked for; arguments and errors as `dataset.write_phantoms`."""
@@ -123,7 +131,7 @@ def plan_collection(
         raise InputError(f"The prevalence is {prevalence}.", "Give a probability from 0 to 1.")
     grid = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
     spacing = (float(millimetres[0]), float(millimetres[1]), float(millimetres[2]))
-    return Collection(Path(out), seed, institution, grid, spacing, prevalence)
+    return Collection(Path(out), seed, institution, grid, spacing, prevalence, even_places)
 
 
 def remove_exams(collection: Collection, indices: Sequence[int] | None = None) -> None:

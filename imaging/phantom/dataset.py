@@ -35,6 +35,7 @@ def write_phantoms(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     prevalence: float | None = None,
+    even_places: bool = False,
     start: int = 0,
     workers: int = 2,
 ) -> Iterator[dict[str, Any]]:
@@ -50,6 +51,7 @@ def write_phantoms(
         shape: Voxels along x, y, z; None for the institution's.
         spacing_mm: Voxel size along x, y, z; None for the institution's.
         prevalence: Probability of a lesion, 0..1; None for the published rate.
+        even_places: Lesions in all sectors alike, not as often as cancer is found there.
         start: Index of the first exam.
         workers: Processes, each with one thread; 1 works in this process.
 
@@ -66,7 +68,14 @@ def write_phantoms(
     if count < 0 or workers < 1:
         raise InputError(f"{count} exams were asked of {workers} workers.", "Give a count from 0 and a worker or more.")
     collection = plan_collection(
-        out, seed, institution=institution, shape=shape, spacing_mm=spacing_mm, prevalence=prevalence, start=start
+        out,
+        seed,
+        institution=institution,
+        shape=shape,
+        spacing_mm=spacing_mm,
+        prevalence=prevalence,
+        even_places=even_places,
+        start=start,
     )
     read_marksheet(collection.out)
     return _write_all(collection.out, collection.exams(range(start, start + count)), workers)
@@ -128,7 +137,7 @@ def _one_thread() -> Iterator[None]:
 
 def _write_exam(files: PhantomFiles) -> tuple[dict[str, Any], dict[str, str]]:
     made = files.collection
-    findings = exam_findings(made.seed, files.index, made.institution, made.prevalence)
+    findings = exam_findings(made.seed, files.index, made.institution, made.prevalence, made.even_places)
     kept = _is_complete(files, findings)
     if not kept:
         exam = make_exam(
@@ -138,6 +147,7 @@ def _write_exam(files: PhantomFiles) -> tuple[dict[str, Any], dict[str, str]]:
             shape=made.shape,
             spacing_mm=made.spacing_mm,
             prevalence=made.prevalence,
+            even_places=made.even_places,
         )
         for name, path in files.images.items():
             write_volume(path, getattr(exam, name), dtype=np.int16, description=f"synthetic phantom {name}")
@@ -161,7 +171,7 @@ def _is_complete(files: PhantomFiles, findings: Findings) -> bool:
     except (OSError, ValueError):
         stored, complete = None, False  # missing or damaged: the exam is made again
     if stored is not None and stored != json.loads(json.dumps(findings.to_dict())):
-        raise _made_otherwise(files.findings, "made with another --prevalence or by another version")
+        raise _made_otherwise(files.findings, "made with another --prevalence or --even-places, or by another version")
     for path in (*files.images.values(), *files.masks.values()):
         try:
             volume = read_volume(path)

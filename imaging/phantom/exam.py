@@ -54,9 +54,11 @@ def _stream(seed: int, index: int, institution: int, purpose: int) -> np.random.
     return np.random.default_rng([seed, index, institution, purpose])
 
 
-def exam_findings(seed: int, index: int, institution: int, prevalence: float | None = None) -> Findings:
+def exam_findings(
+    seed: int, index: int, institution: int, prevalence: float | None = None, even_places: bool = False
+) -> Findings:
     """The findings that `make_exam` shows for the same arguments, without its images."""
-    return draw_findings(_stream(seed, index, institution, 0), institution, prevalence)
+    return draw_findings(_stream(seed, index, institution, 0), institution, prevalence, even_places)
 
 
 def check_request(seed: int, index: int, institution: int, shape: Sequence[int], spacing_mm: Sequence[float]) -> None:
@@ -79,6 +81,7 @@ def make_exam(
     shape: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     prevalence: float | None = None,
+    even_places: bool = False,
 ) -> PhantomExam:
     """Makes one exam; the same arguments always give the same exam, and the anatomy does not depend on the grid.
 
@@ -89,6 +92,7 @@ def make_exam(
         shape: Voxels along x, y, z; None for the institution's.
         spacing_mm: Voxel size along x, y, z; None for the institution's.
         prevalence: Probability of a lesion, 0..1; None for the published rate.
+        even_places: Lesions in all sectors alike, not as often as cancer is found there.
 
     Raises:
         InputError: An argument is out of range.
@@ -97,7 +101,7 @@ def make_exam(
     shape = tuple(int(n) for n in (shape or (acquisition.shape if acquisition else ())))
     spacing_mm = tuple(float(mm) for mm in (spacing_mm or (acquisition.spacing_mm if acquisition else ())))
     check_request(seed, index, institution, shape, spacing_mm)
-    findings = exam_findings(seed, index, institution, prevalence)
+    findings = exam_findings(seed, index, institution, prevalence, even_places)
     body = draw_body(_stream(seed, index, institution, 1), findings)
     grid = centred_grid(shape, spacing_mm)
     maps = make_tissue_maps(body, grid)

@@ -42,6 +42,9 @@ HISTORY = ("elevated PSA", "prior negative biopsy", "active surveillance", "abno
 
 PREVALENCE = 0.28
 PIRADS_RATES = (0.23, 0.40, 0.37)  # categories 3, 4, 5 among lesions
+# Where cancer is found: by zone, and by sector in the order of SECTORS.
+ZONE_RATES = (0.7, 0.3)
+SECTOR_RATES = {"PZ": (0.5, 0.3, 0.2), "TZ": (0.65, 0.35)}
 LESION_COUNT_RATES = (0.70, 0.23, 0.07)  # one, two, three lesions among positives
 VOLUME_MEDIAN_ML = 57.0
 VOLUME_LOG_SD = 0.514  # quartiles 40 and 80 mL
@@ -184,19 +187,20 @@ def _draw_diameter(rng: np.random.Generator, pirads: int, gland_ap_mm: int) -> t
     return diameter_mm, bool(rng.random() < 0.02 * diameter_mm)
 
 
-def _draw_lesions(rng: np.random.Generator, gland_ap_mm: int) -> tuple[Lesion, ...]:
+def _draw_lesions(rng: np.random.Generator, gland_ap_mm: int, even_places: bool) -> tuple[Lesion, ...]:
+    sectors_of_both = sum(map(len, SECTORS.values()))
+    zone_rates = [len(SECTORS[zone]) / sectors_of_both for zone in ZONES] if even_places else ZONE_RATES
     count = _choose(rng, (1, 2, 3), LESION_COUNT_RATES)
     taken: set[tuple[str, str, str]] = set()
     lesions: list[Lesion] = []
     while len(lesions) < count:
-        zone, side, level = _choose(rng, ZONES, (0.7, 0.3)), _choose(rng, SIDES), _choose(rng, LEVELS)
+        zone, side, level = _choose(rng, ZONES, zone_rates), _choose(rng, SIDES), _choose(rng, LEVELS)
         if (zone, side, level) in taken:
             continue
         taken.add((zone, side, level))
         pirads = _choose(rng, (3, 4, 5), PIRADS_RATES)
         diameter_mm, extension = _draw_diameter(rng, pirads, gland_ap_mm)
-        rates = (0.5, 0.3, 0.2) if zone == "PZ" else (0.65, 0.35)
-        sector = _choose(rng, SECTORS[zone], rates)
+        sector = _choose(rng, SECTORS[zone], None if even_places else SECTOR_RATES[zone])
         if extension and zone == "TZ":
             sector = "anterior"  # the transition zone meets the outside through the anterior stroma
         lesions.append(Lesion(zone, side, level, sector, float(diameter_mm), pirads, extension))
@@ -212,13 +216,16 @@ def _draw_history(rng: np.random.Generator) -> tuple[str, str | None]:
     return history, None
 
 
-def draw_findings(rng: np.random.Generator, institution: int = 1, prevalence: float | None = None) -> Findings:
+def draw_findings(
+    rng: np.random.Generator, institution: int = 1, prevalence: float | None = None, even_places: bool = False
+) -> Findings:
     """Draw the findings of one phantom exam.
 
     Args:
         rng: The exam's own generator.
         institution: 1 or 2; both share the rates.
         prevalence: Probability of at least one lesion, 0..1; None means 0.28.
+        even_places: Every sector of both zones is as likely as any other, not as often as cancer is found there.
 
     Returns:
         Findings whose gland volumes are 20..150 mL (median 57, quartiles 40 and 80).
@@ -230,7 +237,7 @@ def draw_findings(rng: np.random.Generator, institution: int = 1, prevalence: fl
     if not 0 <= rate <= 1:
         raise InputError(f"prevalence is {prevalence!r}.", "Give a probability from 0 to 1.")
     volume_ml, dimensions_mm = _draw_gland(rng)
-    lesions = _draw_lesions(rng, dimensions_mm[1]) if rng.random() < rate else ()
+    lesions = _draw_lesions(rng, dimensions_mm[1], even_places) if rng.random() < rate else ()
     history, haemorrhage = _draw_history(rng)
     grade = sum(volume_ml * float(np.exp(rng.normal(0.0, 0.1))) >= upper for upper in BPH_UPPER_ML)
     log_psa = log(5.5) + 0.5 * log(volume_ml / VOLUME_MEDIAN_ML) + 0.25 * len(lesions)
