@@ -35,7 +35,7 @@ COMMANDS = {
     "metrics_agreement": "python bench/metrics_agreement.py",
     "evaluate_images": "python bench/evaluate_images.py --sizes 100 400",
     "memorisation": "python bench/memorisation.py --scale 4000",
-    "study": "python bench/study.py examples/study-phantom-short.toml -o runs/study-phantom-short",
+    "study": "python bench/study.py docs/study/study.toml -o runs/study-phantom-short",
     "paper_algorithm": "python bench/paper_algorithm.py",
     "paper_algorithm_fast": "python bench/paper_algorithm.py --preset fast",
     "samplers": "python bench/samplers.py",
