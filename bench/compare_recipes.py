@@ -18,7 +18,7 @@ from typing import Any
 from machine import report
 from prompt_fidelity import TEST_SEED, run, write_prompts
 
-from ccella.pipeline.evaluate_prompt import evaluate_prompt
+from ccella.evaluation.prompts import evaluate_prompt
 
 MODEL = "ccella-pp/phantom"
 FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")

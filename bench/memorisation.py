@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from machine import peak_memory_gib, report
 
+from ccella.evaluation.image_features import AUDIT_GRID
+from ccella.evaluation.memorisation import Pool, audit_memorisation
 from ccella.imaging.exams import find_exams, load_exam
 from ccella.imaging.phantom.dataset import write_phantoms
 from ccella.metrics.memorisation import Images, find_nearest, shrink
-from ccella.pipeline.image_features import AUDIT_GRID
-from ccella.pipeline.memorisation_audit import Pool, audit_memorisation
 from ccella.zoo.registry import DEFAULT_MODEL, find_card
 
 SEEDS = {"training": 41_000, "independent": 42_000}

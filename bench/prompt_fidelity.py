@@ -14,7 +14,7 @@ from pathlib import Path
 
 from machine import report
 
-from ccella.pipeline.evaluate_prompt import evaluate_prompt
+from ccella.evaluation.prompts import evaluate_prompt
 
 # Another seed than any training set: exams are a function of (seed, index).
 TEST_SEED = 20_000

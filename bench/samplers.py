@@ -27,12 +27,12 @@ from machine import RESULTS, describe_machine, report
 from prompt_fidelity import TEST_SEED, run, write_prompts
 
 from ccella.cli.main import run as run_here
+from ccella.evaluation.fidelity import compare_features
+from ccella.evaluation.image_features import summarise_set
+from ccella.evaluation.image_sets import open_sets
+from ccella.evaluation.images import VOLUME
+from ccella.evaluation.prompts import evaluate_prompt
 from ccella.metrics.kernel import subset_distances
-from ccella.pipeline.evaluate_images import VOLUME
-from ccella.pipeline.evaluate_prompt import evaluate_prompt
-from ccella.pipeline.fidelity import compare_features
-from ccella.pipeline.image_features import summarise_set
-from ccella.pipeline.image_sets import open_sets
 from ccella.zoo.card import Card
 from ccella.zoo.extractors import find_extractor, load_extractor
 from ccella.zoo.folder import write_card

@@ -62,9 +62,9 @@ def images(
     memorisation audit. Every figure that depends on the number of exams stands beside its floor: what real exams reach
     against real exams.
     """
+    from ..evaluation.images import evaluate_images
+    from ..evaluation.tables import image_rows
     from ..export.runtimes import choose_device
-    from ..pipeline.evaluate_images import evaluate_images
-    from ..pipeline.evaluation_tables import image_rows
     from ..zoo.extractors import find_extractor, load_extractor
 
     cards = [find_extractor(name) for name in dict.fromkeys(features.split(","))]
@@ -77,7 +77,7 @@ def images(
             on_item=progress.update,
         )  # fmt: skip
     if report is not None:
-        from ..pipeline.image_report import write_image_report
+        from ..evaluation.image_report import write_image_report
 
         write_image_report(report, evaluation)
         say(f"Report: {report}")
@@ -100,12 +100,12 @@ def latents(real: Path, synthetic: Path, holdout: Path | None, seed: int, report
 
     R and S are folders that `ccella encode` and `ccella sample --latents` wrote.
     """
-    from ..pipeline.evaluate_latents import evaluate_latents
-    from ..pipeline.evaluation_tables import audit_rows
+    from ..evaluation.latents import evaluate_latents
+    from ..evaluation.tables import audit_rows
 
     document = evaluate_latents(real, synthetic, holdout=holdout, seed=seed)
     if report is not None:
-        from ..pipeline.latent_report import write_latent_report
+        from ..evaluation.latent_report import write_latent_report
 
         write_latent_report(report, document)
         say(f"Report: {report}")
@@ -144,8 +144,8 @@ def predictions(
     A table has the columns id and probability, and where known label and patient_id. - takes the table that
     `ccella classify --json` speaks of on standard input.
     """
-    from ..pipeline.evaluate_predictions import evaluate_predictions
-    from ..pipeline.evaluation_tables import prediction_rows
+    from ..evaluation.predictions import evaluate_predictions
+    from ..evaluation.tables import prediction_rows
     from ..pipeline.prediction_table import find_table
 
     if str(first) == "-":
@@ -159,7 +159,7 @@ def predictions(
     for note in document["notes"]:
         say(note)
     if report is not None:
-        from ..pipeline.prediction_report import write_prediction_report
+        from ..evaluation.prediction_report import write_prediction_report
 
         write_prediction_report(report, document, tables)
         say(f"Report: {report}")
@@ -181,14 +181,14 @@ def prompt(synthetic: Path, phantoms: Path, repeats: int, seed: int, report: Pat
 
     One reader, trained on phantoms alone, reads the exams S and the phantoms P. What it finds in P is the ceiling.
     """
-    from ..pipeline.evaluate_prompt import evaluate_prompt
-    from ..pipeline.evaluation_tables import prompt_rows
+    from ..evaluation.prompts import evaluate_prompt
+    from ..evaluation.tables import prompt_rows
 
     progress = Progress("reading", "exams")
     with progress:
         document = evaluate_prompt(synthetic, phantoms, repeats=repeats, seed=seed, on_item=progress.update)
     if report is not None:
-        from ..pipeline.prompt_report import write_prompt_report
+        from ..evaluation.prompt_report import write_prompt_report
 
         write_prompt_report(report, document)
         say(f"Report: {report}")

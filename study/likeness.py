@@ -60,7 +60,7 @@ def audit_likeness(
         By sequence what `audit_memorisation` gives, with how many of the synthetic exams were `audited`; or the
         `problem` that left it without a yardstick.
     """
-    from ..pipeline.memorisation_audit import Pool, audit_memorisation
+    from ..evaluation.memorisation import Pool, audit_memorisation
     from ..training.classifier_data import labelled_images
 
     made = labelled_images(synthetic, spec, cache, name="synthetic")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.page import figure, heading, paragraph, picture, side_by_side, table, write_page
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..imaging.spec import ImageSpec
-from ..pipeline.report_page import figure, heading, paragraph, picture, side_by_side, table, write_page
 from ..zoo.errors import ZooError
 from .definition import Study
 from .partitions import fraction_name
@@ -91,8 +91,8 @@ def _exams(study: Study, out: Path, nearest: dict[str, Any]) -> list[str]:
 
 def _probabilities(results: Results, out: Path) -> list[str]:
     """For each pretraining its smallest and its largest share, of all trials together."""
-    from ..pipeline.predictions import read_predictions
-    from ..pipeline.report_charts import line_chart
+    from ..evaluation.charts import line_chart
+    from ..evaluation.prediction_sets import read_predictions
 
     parts, edges = [], np.linspace(0.0, 1.0, BINS + 1)
     for sequences in results.study.sequences:
@@ -159,7 +159,7 @@ def _examples(study: Study, exams: FoundExams) -> list[str]:
 
 def _nearest(study: Study, exams: FoundExams, out: Path, found: dict[str, Any]) -> list[str]:
     """What most resembles a training exam in each sequence; `found` takes the audits."""
-    from ..pipeline.correlations import correlation_figure
+    from ..evaluation.correlations import correlation_figure
     from .likeness import audit_likeness
 
     if not exams.synthetic:

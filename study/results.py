@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..evaluation.prediction_sets import Predictions, check_same_exams, read_predictions
 from ..imaging.errors import InputError
 from ..metrics.bootstrap import bootstrap_intervals, draw_weights
 from ..metrics.classification import FIGURES as ALL_FIGURES
 from ..metrics.classification import classification_figures, holm, weighted_figures
-from ..pipeline.predictions import Predictions, check_same_exams, read_predictions
 from .definition import Study
 from .plan import Run, plan_runs
 from .running import PREDICTIONS

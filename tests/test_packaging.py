@@ -11,7 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {"tests", "bench", "examples", "docs", ".ci"}
-LEVELS = (("cli",), ("study",), ("pipeline", "training"), ("export",), ("metrics", "zoo"), ("diffusion", "imaging"))
+LEVELS = (
+    ("cli",),
+    ("study",),
+    ("evaluation",),
+    ("pipeline", "training"),
+    ("export",),
+    ("metrics", "zoo"),
+    ("diffusion", "imaging"),
+)
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HEAVY = ("torch", "numpy", "monai", "diffusers", "transformers", "nibabel", "SimpleITK", "scipy", "PIL", "sklearn")
 

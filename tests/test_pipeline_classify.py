@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccella.evaluation.prediction_sets import read_predictions
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import Exam
 from ccella.imaging.files import read_volume, write_volume
@@ -19,7 +20,6 @@ from ccella.imaging.volume import Volume, reference_affine, reorient
 from ccella.pipeline.classify import PredictionFile, classify, prediction_entry
 from ccella.pipeline.errors import ItemsFailedError, RunFolderError
 from ccella.pipeline.prediction_table import Prediction, read_table_rows, write_table
-from ccella.pipeline.predictions import read_predictions
 
 SHAPE = (32, 32, 32)
 

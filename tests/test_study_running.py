@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ccella.cli.main import run as ccella
+from ccella.evaluation.prediction_sets import read_predictions
 from ccella.imaging.errors import InputError
-from ccella.pipeline.predictions import read_predictions
 from ccella.pipeline.seeds import Shard
 from ccella.study.definition import read_study
 from ccella.study.plan import Run, plan_runs

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..imaging.previews import mosaic
+from ..pipeline.latents import read_latent
 from ..zoo.record import Record
 from ..zoo.runs import read_run
 from .correlations import correlation_figure
-from .evaluation_tables import audit_rows, number
-from .latents import read_latent
-from .report_page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .tables import audit_rows, number
 
 PAIRS = 4
 CHANNELS = 3

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .evaluation_tables import number
-from .report_charts import line_chart
-from .report_page import figure
+from .charts import line_chart
+from .page import figure
+from .tables import number
 
 BINS = 30
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ccella.cli.main import run
+from ccella.evaluation.prompt_report import write_prompt_report
+from ccella.evaluation.prompts import evaluate_prompt
 from ccella.imaging.errors import InputError
 from ccella.imaging.phantom.dataset import write_phantoms
-from ccella.pipeline.evaluate_prompt import evaluate_prompt
-from ccella.pipeline.prompt_report import write_prompt_report
 from ccella.zoo import phantom_reader
 from ccella.zoo.errors import DigestMismatchError
 from ccella.zoo.phantom_reader import build_reader, load_reader

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from ..imaging.previews import mosaic
+from .charts import Interval, interval_chart, line_chart
 from .correlations import correlation_figure
-from .evaluate_images import ImageEvaluation
-from .evaluation_tables import image_rows, number
 from .image_features import BINS
-from .report_charts import Interval, interval_chart, line_chart
-from .report_page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .images import ImageEvaluation
+from .page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .tables import image_rows, number
 
 SHOWN = 3
 PAIRS = 3

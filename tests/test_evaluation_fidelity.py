@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ccella.evaluation.fidelity import compare_features, nearest_in_features
 from ccella.imaging.errors import InputError
-from ccella.pipeline.fidelity import compare_features, nearest_in_features
 
 
 def test_different_numbers_are_never_compared():

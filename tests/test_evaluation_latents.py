@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ccella.cli.main import run
+from ccella.evaluation.latents import evaluate_latents
 from ccella.imaging.errors import InputError
-from ccella.pipeline.evaluate_latents import evaluate_latents
 from ccella.pipeline.latents import read_tensors, write_tensors
 from ccella.zoo.record import Record
 

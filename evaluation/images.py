@@ -11,13 +11,13 @@ import numpy as np
 
 from ..imaging.errors import InputError
 from ..metrics.structure import diversity
+from ..pipeline.provenance import STATISTICS, versions
 from ..zoo.card import Card
 from ..zoo.extractors import Extractor
 from .fidelity import Patients, compare_features, nearest_in_features
 from .image_features import SLICE_POLICY, Summary, summarise_set
 from .image_sets import ImageSet, draw_equal, open_sets
-from .memorisation_audit import Pool, audit_memorisation, refuse_shared
-from .provenance import STATISTICS, versions
+from .memorisation import Pool, audit_memorisation, refuse_shared
 
 SCHEMA = "ccella.evaluation/1"
 PAIRS = 100

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ccella.evaluation.memorisation import Pool, audit_memorisation
 from ccella.imaging.errors import InputError
-from ccella.pipeline.memorisation_audit import Pool, audit_memorisation
 
 SHAPE = (8, 9, 7)
 

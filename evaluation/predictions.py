@@ -10,10 +10,10 @@ from ..imaging.errors import InputError
 from ..metrics.classification import FIGURES, classification_figures
 from ..metrics.delong import compare_areas
 from ..metrics.intervals import FEWEST_PATIENTS, Interval, difference_intervals, figure_intervals
+from ..pipeline.provenance import STATISTICS, versions
 from ..zoo.loading import sha256_file
-from .evaluate_images import SCHEMA
-from .predictions import Predictions, check_same_exams, read_labels, read_predictions, share_patients
-from .provenance import STATISTICS, versions
+from .images import SCHEMA
+from .prediction_sets import Predictions, check_same_exams, read_labels, read_predictions, share_patients
 
 REPEATS = 2000
 NO_PATIENTS = (

@@ -11,9 +11,9 @@ from ..imaging.previews import mosaic
 from ..imaging.spec import ImageSpec
 from ..metrics.classification import roc_points
 from ..zoo.registry import DEFAULT_MODEL, find_card
-from .evaluation_tables import number, prompt_rows
-from .report_charts import Interval, interval_chart, line_chart, scatter_chart
-from .report_page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .charts import Interval, interval_chart, line_chart, scatter_chart
+from .page import figure, heading, paragraph, picture, side_by_side, table, write_page
+from .tables import number, prompt_rows
 
 UNIT = (0.0, 1.0)
 SETS = ("phantoms", "synthetic")

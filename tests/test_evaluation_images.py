@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from ccella.cli.main import run
+from ccella.evaluation.image_features import SLICES, choose_slices
+from ccella.evaluation.image_report import write_image_report
+from ccella.evaluation.image_sets import open_sets
+from ccella.evaluation.images import evaluate_images
+from ccella.evaluation.prediction_report import write_prediction_report
+from ccella.evaluation.predictions import evaluate_predictions
 from ccella.imaging.errors import InputError
 from ccella.imaging.files import write_volume
 from ccella.imaging.volume import Volume
-from ccella.pipeline.evaluate_images import evaluate_images
-from ccella.pipeline.evaluate_predictions import evaluate_predictions
-from ccella.pipeline.image_features import SLICES, choose_slices
-from ccella.pipeline.image_report import write_image_report
-from ccella.pipeline.image_sets import open_sets
-from ccella.pipeline.prediction_report import write_prediction_report
 from ccella.zoo.extractors import find_extractor, load_extractor
 from ccella.zoo.registry import DEFAULT_MODEL, find_card
 

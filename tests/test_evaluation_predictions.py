@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from ccella.cli.main import run
+from ccella.evaluation.prediction_report import write_prediction_report
+from ccella.evaluation.prediction_sets import read_predictions
+from ccella.evaluation.predictions import evaluate_predictions
+from ccella.evaluation.tables import prediction_rows
 from ccella.imaging.errors import InputError
 from ccella.metrics.classification import classification_figures
 from ccella.metrics.delong import compare_areas
-from ccella.pipeline.evaluate_predictions import evaluate_predictions
-from ccella.pipeline.evaluation_tables import prediction_rows
-from ccella.pipeline.prediction_report import write_prediction_report
-from ccella.pipeline.predictions import read_predictions
 
 
 def write(path, rows, header="id,patient_id,probability,label"):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..metrics.classification import precision_recall_points, roc_points
-from .evaluation_tables import number, prediction_rows
-from .predictions import Predictions
-from .report_charts import Interval, interval_chart, line_chart
-from .report_page import figure, heading, paragraph, side_by_side, table, write_page
+from .charts import Interval, interval_chart, line_chart
+from .page import figure, heading, paragraph, side_by_side, table, write_page
+from .prediction_sets import Predictions
+from .tables import number, prediction_rows
 
 UNIT = (0.0, 1.0)
 BINS = 20

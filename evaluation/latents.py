@@ -10,15 +10,15 @@ import numpy as np
 
 from ..imaging.errors import InputError
 from ..metrics.memorisation import shrink
+from ..pipeline.latents import read_latent, read_tensors
+from ..pipeline.provenance import STATISTICS, versions
 from ..zoo.loading import sha256_file
 from ..zoo.record import Record
 from ..zoo.runs import read_run
-from .evaluate_images import SCHEMA
 from .image_features import AUDIT_GRID
 from .image_sets import LEAST_EXAMS
-from .latents import read_latent, read_tensors
-from .memorisation_audit import Pool, audit_memorisation
-from .provenance import STATISTICS, versions
+from .images import SCHEMA
+from .memorisation import Pool, audit_memorisation
 
 # The first axis of a latent is its channels.
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (3,))

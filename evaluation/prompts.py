@@ -13,12 +13,12 @@ from ..imaging.phantom.findings import Findings
 from ..imaging.spec import ImageSpec
 from ..metrics.classification import classification_figures
 from ..metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
+from ..pipeline.provenance import versions
 from ..zoo.phantom_reader import POOL, WEIGHTS, load_reader, segment
 from ..zoo.record import group_items
 from ..zoo.registry import DEFAULT_MODEL, find_card
 from ..zoo.runs import find_manifests, read_run
-from .evaluate_images import SCHEMA
-from .provenance import versions
+from .images import SCHEMA
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,1 @@
+"""How good generated exams and predictions are: figures with intervals, tables and pages."""
