@@ -382,10 +382,10 @@ def test_a_public_checkpoint_is_fetched_and_converted(hub, tiny_model, ccella, t
 def test_an_interrupted_pull_names_no_option_that_it_lacks(hub, model, environment):
     process = start_and_pause(hub, model, environment)
     # Python drops an interruption that falls into a finaliser; a user presses the keys again.
-    for _ in range(3):
+    for _ in range(10):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=10)
             break
     hub.released.set()
     _, told = process.communicate(timeout=60)

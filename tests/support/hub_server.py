@@ -203,7 +203,7 @@ class _StorageHandler(_Handler):
             self.wfile.flush()
             body = body[pause:]
             self.hub.paused.set()
-            self.hub.released.wait(30)
+            self.hub.released.wait(120)
         self.wfile.write(body)
 
 
