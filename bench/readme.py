@@ -42,7 +42,6 @@ COMMANDS = {
     "decode": "python bench/decode.py",
     "decode_memory": "python bench/decode_memory.py",
     "unet_step": "python bench/unet_step.py",
-    "step_options": "python bench/step_options.py",
     "onnx_runtime": "python bench/onnx_runtime.py",
     "step_options": "python bench/step_options.py --no-compile",
     "voxels": "python bench/voxels.py",
