@@ -63,6 +63,7 @@ def command(
     can grow or be completed, by the same --shape, --spacing, --prevalence and --even-places. --overwrite makes the
     exams of this seed and institution anew.
     """
+    from ..imaging.phantom.collection import plan_collection
     from ..pipeline.phantoms import make_phantoms
 
     indices: Sequence[int] = range(start, start + count)
@@ -72,10 +73,13 @@ def command(
         _print_plan(indices, out, seed, int(institution), as_json)
         return
     progress = Progress("phantoms", "exams")
-    exams = make_phantoms(
-        out, indices, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
-        even_places=even_places, workers=workers, shard=shard, resume=resume, overwrite=overwrite, warn=say,
+    collection = plan_collection(
+        out, seed, institution=int(institution), shape=shape, spacing_mm=spacing_mm, prevalence=prevalence,
+        even_places=even_places, start=start,
     )  # fmt: skip
+    exams = make_phantoms(
+        collection, indices, workers=workers, shard=shard, resume=resume, overwrite=overwrite, warn=say
+    )
     followed = progress.follow(exams, len(indices))
     print_records((record for exam in followed for record in _make_records(exam)), progress, as_json=as_json)
 

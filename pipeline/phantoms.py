@@ -5,12 +5,11 @@ settings; with others nothing is written unless it is to be replaced.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..imaging.atomic import remove_remains
-from ..imaging.phantom.collection import Collection, plan_collection, read_marksheet, remove_exams
-from ..imaging.phantom.dataset import write_phantoms
+from ..imaging.phantom.collection import Collection, read_marksheet, remove_exams
+from ..imaging.phantom.dataset import write_exams
 from .errors import RunFolderError
 from .run_lock import RunLock
 from .run_settings import RunSettings
@@ -18,15 +17,9 @@ from .seeds import Shard
 
 
 def make_phantoms(
-    out: Path,
+    collection: Collection,
     indices: Sequence[int],
-    seed: int,
     *,
-    institution: int = 1,
-    shape: Sequence[int] | None = None,
-    spacing_mm: Sequence[float] | None = None,
-    prevalence: float | None = None,
-    even_places: bool = False,
     workers: int = 2,
     shard: Shard | None = None,
     resume: bool = False,
@@ -36,14 +29,8 @@ def make_phantoms(
     """Writes phantom exams while no other process writes to the folder; exams that are there, whole, are kept.
 
     Args:
-        out: Folder of the collection; made where missing.
-        indices: Consecutive indices of the exams: with `shard`, those of the share.
-        seed: Seed of the collection.
-        institution: As the next five, see `write_phantoms`.
-        shape: Voxels along x, y, z.
-        spacing_mm: Voxel size.
-        prevalence: Probability of a lesion.
-        even_places: Lesions in all sectors alike.
+        collection: What the exams are made with; its folder is made where missing.
+        indices: Indices of the exams: with `shard`, those of the share.
         workers: Processes.
         shard: This process's share. Shards may write at the same time.
         resume: What is done anyway; not together with `overwrite`.
@@ -51,27 +38,22 @@ def make_phantoms(
         warn: Called with a sentence that the user should see.
 
     Yields:
-        The records of `write_phantoms`.
+        The records of `write_exams`.
 
     Raises:
-        InputError: See `write_phantoms`.
+        InputError: See `write_exams`.
         RunFolderError: Another process is at work there, the folder holds another run, or the collection was made with
             other settings.
         OSError: The folder cannot be written or is full.
     """
     if resume and overwrite:
         raise RunFolderError("--resume and --overwrite exclude each other.", "Give one of them.")
-    options: dict[str, Any] = {
-        "institution": institution, "shape": shape, "spacing_mm": spacing_mm, "prevalence": prevalence,
-        "even_places": even_places, "start": indices[0] if indices else 0,
-    }  # fmt: skip
-    collection = plan_collection(out, seed, **options)
     read_marksheet(collection.out)
     lock = RunLock(collection.out, shard, warn or (lambda sentence: None))
     try:
         _claim(collection, indices, shard, overwrite, alone=lock.alone)
         lock.end_setup()
-        yield from write_phantoms(out, len(indices), seed, workers=workers, **options)
+        yield from write_exams(collection, indices, workers=workers)
     finally:
         lock.release()
 

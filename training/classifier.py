@@ -16,7 +16,7 @@ from ..zoo.errors import CardError
 from ..zoo.family import load_family
 from .augmentation import Augmentation
 from .classifier_data import LabelledImages, check_apart, check_labelled, labelled_images
-from .config import EXPORTED, LoopTraining, _option
+from .config import EXPORTED, LoopTraining, option
 from .export import describe_run, export_model, initial_network
 from .loop import refuse_existing, train
 from .processes import compute_once, is_first_process
@@ -43,15 +43,15 @@ class ClassifierTraining(LoopTraining):
         zoom: Smallest and largest magnification.
     """
 
-    ema_decay: float = _option(0.0, minimum=0, maximum=1)
-    validation_items: int = _option(100_000, minimum=1)
-    export_weights: str = _option("best", choices=EXPORTED)
-    focal_gamma: float = _option(2.0, minimum=0)
-    focal_alpha: float = _option(0.5, minimum=0, maximum=1)
-    augment_probability: float = _option(0.5, minimum=0, maximum=1)
-    max_rotation_deg: float = _option(15.0, minimum=0)
-    max_translation: tuple[float, ...] = _option((25.0, 25.0, 2.0), minimum=0)
-    zoom: tuple[float, ...] = _option((0.9, 1.1), above=0)
+    ema_decay: float = option(0.0, minimum=0, maximum=1)
+    validation_items: int = option(100_000, minimum=1)
+    export_weights: str = option("best", choices=EXPORTED)
+    focal_gamma: float = option(2.0, minimum=0)
+    focal_alpha: float = option(0.5, minimum=0, maximum=1)
+    augment_probability: float = option(0.5, minimum=0, maximum=1)
+    max_rotation_deg: float = option(15.0, minimum=0)
+    max_translation: tuple[float, ...] = option((25.0, 25.0, 2.0), minimum=0)
+    zoom: tuple[float, ...] = option((0.9, 1.1), above=0)
 
 
 class ClassifierObjective(nn.Module):

@@ -32,9 +32,15 @@ FREE_OPTIONS = frozenset(
 )  # fmt: skip
 
 
-def _option(default: Any, *, choices: tuple[str, ...] = (), minimum: float | None = None, above: float | None = None,
-            maximum: float | None = None) -> Any:  # fmt: skip
-    # In a choice, N stands for any number.
+def option(
+    default: Any,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A field of a dataclass of options; in a choice, N stands for any number."""
     limits = {"choices": choices, "minimum": minimum, "above": above, "maximum": maximum}
     return field(default=default, metadata=limits)
 
@@ -78,37 +84,37 @@ class LoopTraining:
         tensorboard: Write event files for TensorBoard beside metrics.jsonl.
     """
 
-    seed: int = _option(0, minimum=0)
-    steps: int = _option(2000, minimum=1)
-    epochs: float = _option(0.0, minimum=0)
-    batch_size: int = _option(8, minimum=1)
-    accumulate: int = _option(1, minimum=1)
-    learning_rate: float = _option(1e-4, above=0)
-    lr_schedule: str = _option("polynomial", choices=LR_SCHEDULES)
-    lr_power: float = _option(2.0, above=0)
-    lr_final: float = _option(0.0, minimum=0, maximum=1)
-    warmup_steps: int = _option(0, minimum=0)
-    weight_decay: float = _option(0.01, minimum=0)
-    beta1: float = _option(0.9, minimum=0, maximum=1)
-    beta2: float = _option(0.999, minimum=0, maximum=1)
-    clip_norm: float = _option(1.0, minimum=0)
-    ema_decay: float = _option(0.999, minimum=0, maximum=1)
-    precision: str = _option("fp32", choices=PRECISIONS)
-    recompute_activations: bool = _option(False)
-    channels_last: bool = _option(False)
-    device: str = _option("auto", choices=DEVICES)
-    weights_dtype: str = _option("float32", choices=WEIGHTS_DTYPES)
-    initial: str = _option("scratch", choices=INITIAL)
-    validation_fraction: float = _option(0.05, minimum=0, maximum=0.9)
-    validation_items: int = _option(64, minimum=1)
-    log_every: int = _option(50, minimum=1)
-    validate_every: int = _option(500, minimum=0)
-    checkpoint_every: int = _option(500, minimum=0)
-    keep_checkpoints: int = _option(2, minimum=1)
-    export_every: int = _option(0, minimum=0)
-    export_weights: str = _option("last", choices=EXPORTED)
-    stop_after_min: float = _option(0.0, minimum=0)
-    tensorboard: bool = _option(False)
+    seed: int = option(0, minimum=0)
+    steps: int = option(2000, minimum=1)
+    epochs: float = option(0.0, minimum=0)
+    batch_size: int = option(8, minimum=1)
+    accumulate: int = option(1, minimum=1)
+    learning_rate: float = option(1e-4, above=0)
+    lr_schedule: str = option("polynomial", choices=LR_SCHEDULES)
+    lr_power: float = option(2.0, above=0)
+    lr_final: float = option(0.0, minimum=0, maximum=1)
+    warmup_steps: int = option(0, minimum=0)
+    weight_decay: float = option(0.01, minimum=0)
+    beta1: float = option(0.9, minimum=0, maximum=1)
+    beta2: float = option(0.999, minimum=0, maximum=1)
+    clip_norm: float = option(1.0, minimum=0)
+    ema_decay: float = option(0.999, minimum=0, maximum=1)
+    precision: str = option("fp32", choices=PRECISIONS)
+    recompute_activations: bool = option(False)
+    channels_last: bool = option(False)
+    device: str = option("auto", choices=DEVICES)
+    weights_dtype: str = option("float32", choices=WEIGHTS_DTYPES)
+    initial: str = option("scratch", choices=INITIAL)
+    validation_fraction: float = option(0.05, minimum=0, maximum=0.9)
+    validation_items: int = option(64, minimum=1)
+    log_every: int = option(50, minimum=1)
+    validate_every: int = option(500, minimum=0)
+    checkpoint_every: int = option(500, minimum=0)
+    keep_checkpoints: int = option(2, minimum=1)
+    export_every: int = option(0, minimum=0)
+    export_weights: str = option("last", choices=EXPORTED)
+    stop_after_min: float = option(0.0, minimum=0)
+    tensorboard: bool = option(False)
 
     @property
     def last_step(self) -> int:
@@ -133,18 +139,18 @@ class AutoencoderTraining(LoopTraining):
         discriminator_layers: Strided layers of the discriminator.
     """
 
-    learning_rate: float = _option(1e-3, above=0)
-    lr_schedule: str = _option("cosine", choices=LR_SCHEDULES)
-    kl_weight: float = _option(1e-3, minimum=0)
-    pyramid_levels: int = _option(2, minimum=0)
-    pyramid_weight: float = _option(0.5, minimum=0)
-    gradient_weight: float = _option(0.5, minimum=0)
-    patch_shape: tuple[int, ...] = _option((), minimum=1)
-    flip_axes: tuple[str, ...] = _option(("x",))
-    adversarial_weight: float = _option(0.0, minimum=0)
-    adversarial_start: int = _option(0, minimum=0)
-    discriminator_channels: int = _option(32, minimum=1)
-    discriminator_layers: int = _option(3, minimum=1)
+    learning_rate: float = option(1e-3, above=0)
+    lr_schedule: str = option("cosine", choices=LR_SCHEDULES)
+    kl_weight: float = option(1e-3, minimum=0)
+    pyramid_levels: int = option(2, minimum=0)
+    pyramid_weight: float = option(0.5, minimum=0)
+    gradient_weight: float = option(0.5, minimum=0)
+    patch_shape: tuple[int, ...] = option((), minimum=1)
+    flip_axes: tuple[str, ...] = option(("x",))
+    adversarial_weight: float = option(0.0, minimum=0)
+    adversarial_start: int = option(0, minimum=0)
+    discriminator_channels: int = option(32, minimum=1)
+    discriminator_layers: int = option(3, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,28 +184,28 @@ class DenoiserTraining(LoopTraining):
         distill_guidance: Guidance scale of the teacher, which the student learns with the rest; 0 takes its card's.
     """
 
-    loss: str = _option("mse", choices=LOSSES)
-    loss_weighting: str = _option("none", choices=WEIGHTINGS)
-    min_snr_gamma: float = _option(5.0, above=0)
-    timestep_density: str = _option("uniform", choices=DENSITIES)
-    class_weight: float = _option(1e-2, minimum=0)
-    focal_gamma: float = _option(2.0, minimum=0)
-    focal_alpha: float = _option(0.75, minimum=0, maximum=1)
-    condition_dropout: float = _option(0.1, minimum=0, maximum=1)
-    channel_weights: tuple[float, ...] = _option((), above=0)
-    latent_scale: str = _option("channel", choices=LATENT_SCALES)
-    regions: str = _option("")
-    region_mirror: str = _option("")
-    region_weight: float = _option(0.0, minimum=0)
-    region_weight_final: float = _option(0.0, minimum=0)
-    ram_limit_gb: float = _option(4.0, minimum=0)
-    samples_every: int = _option(0, minimum=0)
-    sample_items: int = _option(4, minimum=1)
-    sample_steps: int = _option(20, minimum=1)
-    distill: bool = _option(False)
-    distill_steps: int = _option(4, minimum=1)
-    distill_substeps: int = _option(0, minimum=0)
-    distill_guidance: float = _option(0.0, minimum=0)
+    loss: str = option("mse", choices=LOSSES)
+    loss_weighting: str = option("none", choices=WEIGHTINGS)
+    min_snr_gamma: float = option(5.0, above=0)
+    timestep_density: str = option("uniform", choices=DENSITIES)
+    class_weight: float = option(1e-2, minimum=0)
+    focal_gamma: float = option(2.0, minimum=0)
+    focal_alpha: float = option(0.75, minimum=0, maximum=1)
+    condition_dropout: float = option(0.1, minimum=0, maximum=1)
+    channel_weights: tuple[float, ...] = option((), above=0)
+    latent_scale: str = option("channel", choices=LATENT_SCALES)
+    regions: str = option("")
+    region_mirror: str = option("")
+    region_weight: float = option(0.0, minimum=0)
+    region_weight_final: float = option(0.0, minimum=0)
+    ram_limit_gb: float = option(4.0, minimum=0)
+    samples_every: int = option(0, minimum=0)
+    sample_items: int = option(4, minimum=1)
+    sample_steps: int = option(20, minimum=1)
+    distill: bool = option(False)
+    distill_steps: int = option(4, minimum=1)
+    distill_substeps: int = option(0, minimum=0)
+    distill_guidance: float = option(0.0, minimum=0)
 
 
 Options = TypeVar("Options", bound=LoopTraining)

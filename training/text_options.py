@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .config import LR_SCHEDULES, WEIGHTS_DTYPES, LoopTraining, _option
+from .config import LR_SCHEDULES, WEIGHTS_DTYPES, LoopTraining, option
 from .text_networks import EncoderShape
 
 
@@ -25,25 +25,25 @@ class TextEncoderTraining(LoopTraining):
         window: Most tokens of a text; its beginning is cut off.
     """
 
-    steps: int = _option(2000, minimum=1)
-    late_steps: int = _option(0, minimum=0)
-    batch_size: int = _option(24, minimum=1)
-    learning_rate: float = _option(3e-3, above=0)
-    lr_schedule: str = _option("cosine", choices=LR_SCHEDULES)
-    warmup_steps: int = _option(100, minimum=0)
-    beta2: float = _option(0.98, minimum=0, maximum=1)
-    ema_decay: float = _option(0.0, minimum=0, maximum=1)
-    weights_dtype: str = _option("float16", choices=WEIGHTS_DTYPES)
-    validation_items: int = _option(1000, minimum=2)
-    validate_every: int = _option(0, minimum=0)
-    tokenizer_reports: int = _option(4000, minimum=1)
-    width: int = _option(128, minimum=1)
-    head_width: int = _option(32, minimum=1)
-    heads: int = _option(4, minimum=1)
-    hidden: int = _option(256, minimum=1)
-    layers: int = _option(3, minimum=1)
-    vocabulary: int = _option(1536, minimum=1)
-    window: int = _option(512, minimum=1)
+    steps: int = option(2000, minimum=1)
+    late_steps: int = option(0, minimum=0)
+    batch_size: int = option(24, minimum=1)
+    learning_rate: float = option(3e-3, above=0)
+    lr_schedule: str = option("cosine", choices=LR_SCHEDULES)
+    warmup_steps: int = option(100, minimum=0)
+    beta2: float = option(0.98, minimum=0, maximum=1)
+    ema_decay: float = option(0.0, minimum=0, maximum=1)
+    weights_dtype: str = option("float16", choices=WEIGHTS_DTYPES)
+    validation_items: int = option(1000, minimum=2)
+    validate_every: int = option(0, minimum=0)
+    tokenizer_reports: int = option(4000, minimum=1)
+    width: int = option(128, minimum=1)
+    head_width: int = option(32, minimum=1)
+    heads: int = option(4, minimum=1)
+    hidden: int = option(256, minimum=1)
+    layers: int = option(3, minimum=1)
+    vocabulary: int = option(1536, minimum=1)
+    window: int = option(512, minimum=1)
 
     @property
     def last_step(self) -> int:

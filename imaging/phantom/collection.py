@@ -122,7 +122,21 @@ def plan_collection(
     even_places: bool = False,
     start: int = 0,
 ) -> Collection:
-    """Checks what is asked for; arguments and errors as `dataset.write_phantoms`."""
+    """Checks what is asked for.
+
+    Args:
+        out: Folder of the collection.
+        seed: Seed of the collection, from 0.
+        institution: 1 or 2.
+        shape: Voxels along x, y, z; None for the institution's.
+        spacing_mm: Voxel size along x, y, z; None for the institution's.
+        prevalence: Probability of a lesion, 0..1; None for the published rate.
+        even_places: Lesions in all sectors alike, not as often as cancer is found there.
+        start: Index of the first exam that is to be made.
+
+    Raises:
+        InputError: A number is out of range.
+    """
     acquisition = load_parameters().institutions.get(institution)
     sizes = tuple(shape or (acquisition.shape if acquisition else ()))
     millimetres = tuple(spacing_mm or (acquisition.spacing_mm if acquisition else ()))

@@ -19,69 +19,59 @@ import numpy as np
 from ..atomic import remove_remains, write_json, write_text
 from ..errors import InputError
 from ..files import read_volume, write_volume
-from .collection import PhantomFiles, Rows, add_to_marksheet, marksheet_row, plan_collection, read_marksheet
+from .collection import (
+    Collection,
+    PhantomFiles,
+    Rows,
+    add_to_marksheet,
+    marksheet_row,
+    plan_collection,
+    read_marksheet,
+)
 from .exam import exam_findings, make_exam
 from .findings import Findings
 
+Exams = Iterator[dict[str, Any]]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def write_phantoms(
-    out: Path,
-    count: int,
-    seed: int,
-    *,
-    institution: int = 1,
-    shape: Sequence[int] | None = None,
-    spacing_mm: Sequence[float] | None = None,
-    prevalence: float | None = None,
-    even_places: bool = False,
-    start: int = 0,
-    workers: int = 2,
-) -> Iterator[dict[str, Any]]:
-    """Writes exams `start` to `start + count - 1` and yields one record each, in order; complete exams are kept.
+def write_phantoms(out: Path, count: int, seed: int, *, start: int = 0, workers: int = 2, **options: Any) -> Exams:
+    """Writes exams `start` to `start + count - 1`; the other arguments are those of `plan_collection`.
 
-    Exam `index` is the same whatever `count`, `start` and `workers` are.
+    Raises:
+        InputError: See `plan_collection` and `write_exams`.
+        OSError: The folder cannot be written or is full.
+    """
+    return write_exams(plan_collection(out, seed, start=start, **options), range(start, start + count), workers=workers)
+
+
+def write_exams(collection: Collection, indices: Sequence[int], *, workers: int = 2) -> Exams:
+    """Writes the exams of some indices and yields one record each, in order; complete exams are kept.
+
+    Exam `index` is the same whatever the other indices and `workers` are.
 
     Args:
-        out: Folder of the collection; made where it is missing.
-        count: How many exams.
-        seed: Seed of the collection, from 0.
-        institution: 1 or 2.
-        shape: Voxels along x, y, z; None for the institution's.
-        spacing_mm: Voxel size along x, y, z; None for the institution's.
-        prevalence: Probability of a lesion, 0..1; None for the published rate.
-        even_places: Lesions in all sectors alike, not as often as cancer is found there.
-        start: Index of the first exam.
+        collection: What the exams are made with; its folder is made where it is missing.
+        indices: The exams' indices.
         workers: Processes, each with one thread; 1 works in this process.
 
-    Yields:
-        `id`, `patient_id`, `files` (path per channel), `masks`, `report_path`, `findings_path`, `text` (the report),
-        `class` (1 with a lesion of PI-RADS 3 or more), `spacing_mm`, `written` (False where
+    Returns:
+        Iterator over records: `id`, `patient_id`, `files` (path per channel), `masks`, `report_path`, `findings_path`,
+        `text` (the report), `class` (1 with a lesion of PI-RADS 3 or more), `spacing_mm`, `written` (False where
         the exam was complete already).
 
     Raises:
-        InputError: A number is out of range, the folder has a marksheet of something else, or an exam that is there
+        InputError: There are no workers, the folder has a marksheet of something else, or an exam that is there
             was made with other arguments; nothing is overwritten.
         OSError: The folder cannot be written or is full.
     """
-    if count < 0 or workers < 1:
-        raise InputError(f"{count} exams were asked of {workers} workers.", "Give a count from 0 and a worker or more.")
-    collection = plan_collection(
-        out,
-        seed,
-        institution=institution,
-        shape=shape,
-        spacing_mm=spacing_mm,
-        prevalence=prevalence,
-        even_places=even_places,
-        start=start,
-    )
+    if workers < 1:
+        raise InputError(f"{workers} processes were asked for.", "Give one or more.")
     read_marksheet(collection.out)
-    return _write_all(collection.out, collection.exams(range(start, start + count)), workers)
+    return _write_all(collection.out, collection.exams(indices), workers)
 
 
-def _write_all(out: Path, exams: Sequence[PhantomFiles], workers: int) -> Iterator[dict[str, Any]]:
+def _write_all(out: Path, exams: Sequence[PhantomFiles], workers: int) -> Exams:
     rows: Rows = {}
     remove_remains(path for exam in exams for path in exam.files)
     try:
