@@ -17,6 +17,7 @@ INTRODUCTION = "# Figures\n\nEvery row that a command under `bench/` printed; ma
 # Rows that stand in README, by how they begin, of benchmarks with too many for it.
 SUMMARIES = {
     "faults": ("faults", "lost"),
+    "interval_coverage": ("interval over trainings",),
     "study": ("runs", "trainings", "test exams", "positives"),
     "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of a"),
 }
@@ -33,6 +34,7 @@ COMMANDS = {
     "ddp_curve": "python bench/ddp_curve.py --fsdp",
     "train_step": "python bench/train_step.py",
     "metrics_agreement": "python bench/metrics_agreement.py",
+    "interval_coverage": "python bench/interval_coverage.py",
     "evaluate_images": "python bench/evaluate_images.py --sizes 100 400",
     "memorisation": "python bench/memorisation.py",
     "study": "python bench/study.py docs/study/study.toml -o runs/study-phantom-short",
