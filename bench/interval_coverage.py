@@ -35,9 +35,7 @@ def draw_areas(rng: np.random.Generator, spread: float, resamples: int) -> tuple
     areas, draws = [], []
     for _ in range(TRIALS):
         shift = SEPARATION + spread * rng.normal()
-        high, low = (
-            np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * rng.normal(size=len(common)) for common in shared
-        )
+        high, low = (np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * rng.normal(size=len(common)) for common in shared)
         above = (high[:, None] + shift > low[None, :]).astype(float)
         areas.append(above.mean())
         draws.append(np.einsum("mp,pn,mn->m", counts[0], above, counts[1], optimize=True))

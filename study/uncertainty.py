@@ -72,8 +72,9 @@ def crossed_interval(trials: Sequence[float], covariance: float) -> tuple[float,
         variance of the mean = s^2 / j + c,   degrees of freedom = (s^2 / j + c)^2 / ((s^2 / j)^2 / (j - 1))
 
     Three trainings suffice for it, since Student's t pays for their number: in simulation such intervals cover the
-    truth in 89 % (trainings vary far more than patients) to 95 % (they do not vary), see docs/classifier.md. Drawing the three
-    with replacement would not do: there are ten such draws, and they vary by a third less than new trainings would.
+    truth in 89 % (trainings vary far more than patients) to 95 % (they do not vary), see docs/classifier.md. Drawing
+    the three with replacement would not do: there are ten such draws, and they vary by a third less than new trainings
+    would.
 
     Args:
         trials: One value per trial, at least two, [j].
