@@ -264,11 +264,18 @@ def test_a_cache_without_space(hub, model, ccella, cache):
     assert (done.returncode, "is full" in done.stderr) == (2, True), done.stderr
 
 
+def _take_interruptions():
+    # Where the tests run in the background SIGINT is ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_and_pause(hub, model, environment):
     """A pull that has received a part of the large file and waits for more."""
     hub.pause_after = 1000
     command = [sys.executable, "-m", "ccella.cli.main", "zoo", "pull", str(model), "--json"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_take_interruptions
+    )
     assert hub.paused.wait(60)
     return process
 
