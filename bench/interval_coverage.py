@@ -3,7 +3,7 @@
 Few patients: the bootstrap's interval of the area under the curve, also with fewer patients than it is given for.
 Studies: three classifiers are "trained", each a draw from all that the training could have given, and judged on the
 same patients; trainings vary from not at all to far more than patients do. The truth is the mean area over all
-trainings and all patients. Two minutes of one core.
+trainings and all patients. Some four minutes of one core.
 
     python bench/interval_coverage.py
 """

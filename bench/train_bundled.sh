@@ -3,7 +3,7 @@
 # Every step resumes, so the script can be stopped and run again. The recipe's numbers stand in the model's card.
 #
 #   bench/train_bundled.sh [WORK]      (default runs/bundled; `CCELLA` names the command, default .venv/bin/ccella)
-#   COUNT=1000 STEPS=2500 bench/train_bundled.sh      a smaller run: so many exams and a third more, so many steps of the denoiser
+#   COUNT=1000 STEPS=2500 bench/train_bundled.sh      a smaller run: so many exams and a third more, so many steps
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${1:-runs/bundled}
