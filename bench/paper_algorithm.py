@@ -144,7 +144,7 @@ def compare(model: PlainModel, networks: Networks, prompt: str) -> tuple[float, 
     t = card.schedule.train_timesteps // 2
     conditions = family.Conditions(text, False, None, card.image.spacing_mm)
     plan = family.prepare(
-        card, networks.denoiser, [conditions], timesteps=[t], guidance_scale=1.0, null_text=text[:1]
+        card, networks.denoiser, [conditions], timesteps=[t], guidance_scales=[1.0], null_text=text[:1]
     )  # fmt: skip
     ours, theirs = predictor(card, plan, [t], torch.float32)(z, 0), model.predict(z, t, text)
     image, plain = family.decode_latent(card, networks.autoencoder, z), model.decode(z)
@@ -190,7 +190,7 @@ def main() -> None:
         ("plain MONAI, one step (adapter and U-Net)", f"{step_s[0]:.4g} s"),
         ("plain MONAI, decode and write", f"{files_s[0]:.4g} s"),
         (f"plain MONAI, prompt to files, {total} steps", f"{plain[0]:.4g} s ({how})"),
-        ("ccella's sampler", f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance_scale:g}"),
+        ("ccella's sampler", f"{settings.sampler}, {settings.steps} steps, {settings.guidance_words}"),
     ]
     for size, found in seconds.items():
         walls = [float(each[0]) for each in found]

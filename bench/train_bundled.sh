@@ -3,7 +3,8 @@
 # Every step resumes, so the script can be stopped and run again. The recipe's numbers stand in the model's card.
 #
 #   bench/train_bundled.sh [WORK]      (default runs/bundled; `CCELLA` names the command, default .venv/bin/ccella)
-#   COUNT=1000 STEPS=2500 bench/train_bundled.sh      a smaller run: so many exams and a third more, so many steps
+#   COUNT=1000 STEPS=2500 bench/train_bundled.sh      a smaller run: so many exams and a third more, so many steps of
+#   the denoiser; AUTOENCODER_STEPS and TEXT_STEPS likewise
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${1:-runs/bundled}
@@ -17,8 +18,9 @@ count=${COUNT:-9000}
 # A third more with lesions in all sectors alike: those in rare places are told apart last.
 "$ccella" phantom -n "$((count / 3))" --seed 500 --institution 1 --prevalence 0.9 --even-places -o "$work/phantoms"
 # Tests use phantoms of their own, so all of these may be trained on.
-"$ccella" train autoencoder "$work/phantoms" --model "$template" --split none -o "$work/model" --resume
-"$ccella" train text-encoder -o "$work/model" --resume
+"$ccella" train autoencoder "$work/phantoms" --model "$template" --split none -o "$work/model" --resume \
+  ${AUTOENCODER_STEPS:+--steps "$AUTOENCODER_STEPS"}
+"$ccella" train text-encoder -o "$work/model" --resume ${TEXT_STEPS:+--steps "$TEXT_STEPS" --set "late_steps=$((TEXT_STEPS / 2))"}
 "$ccella" encode "$work/phantoms" --model "$work/model" -o "$work/latents" --split none --resume
 # The loss weighs the lesions' places more: the options stand in the card, the masks came with the phantoms.
 "$ccella" train denoiser "$work/latents" --model "$work/model" -o "$work/model" --set "regions=$work/phantoms/masks" --resume \

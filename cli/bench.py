@@ -67,6 +67,7 @@ def command(
     common = {
         "model": card.id, "runtime": chosen.name, "device": str(chosen.device), "precision": chosen.precision,
         "batch_size": batch_size, "sampler": settings.sampler, "guidance_scale": settings.guidance_scale,
+        "guidance_interval": settings.guidance_interval,
     }  # fmt: skip
     rate = measure_matrix_rate(chosen.device, chosen.dtype)
     # Other runtimes have allocators of their own, so that on a GPU only the whole device's memory tells.

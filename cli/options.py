@@ -42,25 +42,28 @@ class NumbersType(click.ParamType[tuple[float, ...]]):
     Args:
         labels: What each number is, such as `X`, `Y`, `Z`.
         kind: `float` or `int`.
+        zero: 0 is allowed too.
     """
 
-    def __init__(self, *labels: str, kind: Callable[[str], float] = float) -> None:
+    def __init__(self, *labels: str, kind: Callable[[str], float] = float, zero: bool = False) -> None:
         self.labels = labels
         self.kind = kind
+        self.zero = zero
         self.name = ",".join(labels)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parses the numbers and checks that each is positive."""
+        """Parses the numbers and checks that each is positive, or 0 where that is allowed."""
         if isinstance(value, tuple):
             return value
         try:
             numbers = tuple(self.kind(part) for part in value.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) != len(self.labels) or not all(0 < number < float("inf") for number in numbers):
-            what = "whole numbers" if self.kind is int else "numbers"
-            message = f"{value!r} is not {len(self.labels)} positive {what} separated by commas."
-            raise click.BadParameter(message, ctx, param)
+        fits = all(0 < number < float("inf") or (self.zero and number == 0) for number in numbers)
+        if len(numbers) != len(self.labels) or not fits:
+            what = f"{'' if self.zero else 'positive '}{'whole numbers' if self.kind is int else 'numbers'}"
+            message = f"{value!r} is not {len(self.labels)} {what}{' of at least 0' if self.zero else ''} separated by "
+            raise click.BadParameter(f"{message}commas.", ctx, param)
         return numbers
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 # What a sidecar decides, and therefore cannot be given beside --from.
 DECIDED = (
-    "prompt", "seeds", "label", "spacing_mm", "preset", "steps", "sampler", "guidance_scale", "runtime", "precision",
+    "prompt", "seeds", "label", "spacing_mm", "preset", "steps", "sampler", "guidance_scale", "guidance_interval",
+    "runtime", "precision",
 )  # fmt: skip
 
 
@@ -70,6 +71,10 @@ DECIDED = (
     "--guidance", "guidance_scale", type=click.FloatRange(min=0), metavar="W",
     help="Classifier-free guidance; 1 is none.  [default: the model's]",
 )  # fmt: skip
+@click.option(
+    "--guidance-interval", type=NumbersType("LEAST", "GREATEST", kind=int, zero=True), metavar="LEAST,GREATEST",
+    help="Timesteps that are guided.  [default: the model's]",
+)  # fmt: skip
 @click.option("--latents", "latents_only", is_flag=True, help="Write latents for `ccella decode` instead of volumes.")
 @fitting_batch_size_option
 @memory_option
@@ -90,6 +95,7 @@ def command(
     steps: int | None,
     sampler: str | None,
     guidance_scale: float | None,
+    guidance_interval: tuple[int, int] | None,
     latents_only: bool,
     batch_size: int | None,
     memory_bytes: int | None,
@@ -130,7 +136,7 @@ def command(
         ]
         settings = choose_settings(
             card, preset=preset, sampler=sampler, steps=steps, guidance_scale=guidance_scale,
-            batch_size=batch_size or 1, latents_only=latents_only,
+            guidance_interval=guidance_interval, batch_size=batch_size or 1, latents_only=latents_only,
         )  # fmt: skip
     settings = replace(settings, memory_bytes=memory_bytes)
     chosen = expand_seeds(items, seeds)
@@ -195,7 +201,7 @@ def _print_plan(
 ) -> None:
     say(
         f"Would sample {len(items)} items with {card.id}: {settings.sampler}, {settings.steps} steps, "
-        f"guidance {settings.guidance_scale:g}, into {out}."
+        f"{settings.guidance_words}, into {out}."
     )
     with Output("id", "seed", "class", "prompt", "folder", as_json=as_json) as output:
         for item in items:

@@ -21,6 +21,7 @@ def announce_runtime(
     batch_size: int = 1, guidance_scale: float = 1.0,
 ) -> "Runtime":  # fmt: skip
     """Chooses what executes a model, and says what `auto` came to; arguments as `export.runtimes.choose_runtime`."""
+    from ..export.devices import bf16_warning
     from ..export.runtimes import choose_runtime
 
     chosen = choose_runtime(
@@ -30,6 +31,8 @@ def announce_runtime(
     if "auto" in (runtime, device, precision):
         provider = f" ({chosen.details['provider']})" if "provider" in chosen.details else ""
         say(f"Executing with {chosen.name}{provider} on {chosen.device} in {chosen.precision}.")
+    if chosen.name == "torch" and chosen.precision == "bf16" and (warning := bf16_warning(chosen.device)) is not None:
+        say(warning)
     return chosen
 
 

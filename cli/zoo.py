@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ..zoo.card import Card
-from ..zoo.generation import Generation, Preset, SamplerDefaults
+from ..zoo.generation import Generation, Preset, SamplerDefaults, guidance_words
 from ..zoo.importing import IMPORTED_PARTS, import_checkpoint, parse_factors
 from ..zoo.inventory import describe_pins
 from ..zoo.modelcard import flatten_table
@@ -131,7 +131,7 @@ def _summarise(card: Card) -> dict[str, object]:
 
 def _describe_sampler(sampler: SamplerDefaults) -> str:
     steps = "1 step" if sampler.steps == 1 else f"{sampler.steps} steps"
-    return f"{sampler.name}, {steps}, guidance {sampler.guidance_scale:g}"
+    return f"{sampler.name}, {steps}, {guidance_words(sampler.guidance_scale, sampler.guidance_interval)}"
 
 
 def _describe_preset(preset: Preset) -> str:

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+
+
+def guidance_scales(
+    timesteps: Sequence[int], scale: float, interval: tuple[int, int] | None = None
+) -> tuple[float, ...]:
+    """The guidance scale at each timestep: `scale` inside the interval, 1 outside of it.
+
+    Kynkäänniemi et al. 2024, "Applying guidance in a limited interval improves sample and distribution quality in
+    diffusion models", equation 5, with the interval in timesteps instead of noise levels. A timestep that is not
+    guided needs no unconditional prediction.
+
+    Args:
+        timesteps: the timestep table.
+        scale: 1.0 is no guidance.
+        interval: least and greatest timestep that are guided; None means all.
+
+    Returns:
+        One scale per timestep.
+    """
+    return tuple(scale if interval is None or interval[0] <= t <= interval[1] else 1.0 for t in timesteps)
 
 
 def guide(*, cond: torch.Tensor, uncond: torch.Tensor, scale: float) -> torch.Tensor:

@@ -51,7 +51,7 @@ def choose_precision(requested: str, device: torch.device) -> torch.dtype:
         raise InputError(f"{requested!r} is not a precision.", f"Use auto, {', '.join(PRECISIONS)}.")
     if requested == "fp16" and device.type == "cpu":
         raise InputError("Precision fp16 was asked for on the CPU.", "Use --precision bf16 or fp32 there.")
-    if requested == "bf16" and device.type == "cuda" and not _computes_in_bf16(device):
+    if requested == "bf16" and device.type == "cuda" and not computes_in_bf16(device):
         raise InputError(
             f"Precision bf16 was asked for on device {device}, which does not compute in it "
             f"({torch.cuda.get_device_name(device)}).",
@@ -60,10 +60,28 @@ def choose_precision(requested: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[requested]
 
 
-def _computes_in_bf16(device: torch.device) -> bool:
-    # It looks at the current device; older GPUs emulate the format at a fraction of their speed.
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16. PyTorch imitates them on others, at a fraction of fp32's speed."""
+    if device.type == "cuda":
+        # It looks at the current device.
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):
+            # Older versions tell whether their library takes the format, which means AVX-512 at least.
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # avx512_bf16 and amx_bf16 on x86-64, likewise named ones elsewhere.
+        return any(value is True for name, value in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return True
+
+
+def bf16_warning(device: torch.device) -> str | None:
+    """What to say of bf16 that was asked for on a device without instructions for it; None where it has them."""
+    if computes_in_bf16(device):
+        return None
+    return (
+        f"Device {device} has no bf16 instructions; PyTorch imitates them, far slower than fp32: use --precision fp32."
+    )
 
 
 def forbid_tf32() -> None:

@@ -80,6 +80,8 @@ def _torch() -> Finding:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from ..export.devices import computes_in_bf16
+
     driver = _driver()
     yield Finding("driver", driver or "no NVIDIA driver")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -99,7 +101,8 @@ def _devices() -> Iterator[Finding]:
     main = _memory()
     shown = f", {main[0] / 2**30:.1f} of {main[1] / 2**30:.1f} GiB free" if main else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cpu", f"{cores} cores{shown}", True)
+    bf16 = "with" if computes_in_bf16(torch.device("cpu")) else "without"
+    yield Finding("cpu", f"{cores} cores{shown}, {bf16} bf16 instructions", True)
 
 
 def _driver() -> str | None:

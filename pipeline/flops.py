@@ -1,6 +1,7 @@
 """Floating-point operations of a computation, counted from the shapes of its tensors without carrying it out."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def count_exam(
         text: Token features of a report, L W; only its shape matters.
 
     Returns:
-        Of one exam: "adapter" (all timesteps), "step" (one, with both branches where there is guidance), "decode".
+        Of one exam: "adapter" (all timesteps), each of the settings' `kinds_of_step` (one of them), "decode".
     """
     family = load_family(card.family)
     parameter = next(denoiser.parameters())
@@ -63,12 +64,16 @@ def count_exam(
     label = 0 if family.class_input(card) == "given" else None
     items = [family.Conditions(text.clone(), False, label, spacing_mm) for _ in range(settings.batch_size)]
     plan = family.prepare(
-        card, denoiser, items, timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1]
-    )
+        card, denoiser, items, timesteps=settings.timesteps, guidance_scales=settings.guidance_scales,
+        null_text=text[:1],
+    )  # fmt: skip
     z = torch.zeros(settings.batch_size, *card.latent_shape, dtype=parameter.dtype, device=parameter.device)
     latent = z[:1].to(next(autoencoder.parameters()).dtype)
     return {
         "adapter": count_flops(plan.run_adapter) // settings.batch_size,
-        "step": count_flops(lambda: plan.predict(z, 0)) // settings.batch_size,
+        **{
+            kind: count_flops(partial(plan.predict, z, entries[0])) // settings.batch_size
+            for kind, entries in settings.kinds_of_step.items()
+        },
         "decode": count_flops(lambda: family.decode_latent(card, autoencoder, latent)),
     }

@@ -146,7 +146,7 @@ def _count_sampling(card: Card, denoiser: torch.nn.Module, settings: SampleSetti
         # The adapter takes the table in windows that are alike: two of them tell what all of them need.
         timesteps = settings.timesteps[: 2 * family.TIMESTEPS_AT_ONCE]
         plan = family.prepare(
-            card, denoiser, items, timesteps=timesteps, guidance_scale=settings.guidance_scale,
+            card, denoiser, items, timesteps=timesteps, guidance_scales=[settings.guidance_scale] * len(timesteps),
             null_text=torch.zeros(1, family.text_width(card), dtype=dtype),
         )  # fmt: skip
         return {

@@ -1,7 +1,7 @@
 """Recipes: how a volume was sampled, read from its sidecar, so that it can be sampled again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ class Recipe:
     Attributes:
         item: The prompt with its conditions and seed.
         model: The model's entry: id, revision and file digests.
-        sampler: name, steps, guidance_scale, eta and timesteps.
+        sampler: name, steps, guidance_scale, guidance_interval, eta and timesteps.
         precision: Floating-point precision.
         runtime: What executed the networks; for ONNX Runtime with its provider, such as `onnx:cpu`.
         provider: What of another runtime than PyTorch did, with its version.
@@ -72,15 +72,19 @@ class Recipe:
     def settings(self, card: Card, *, latents_only: bool = False) -> SampleSettings:
         """The settings that sample it again; InputError where the sidecar's are out of range."""
         sampler = self.sampler
+        interval = sampler.get("guidance_interval")
         try:
-            return choose_settings(
+            settings = choose_settings(
                 card,
                 sampler=str(sampler["name"]),
                 timesteps=[int(t) for t in sampler["timesteps"]],
                 guidance_scale=float(sampler["guidance_scale"]),
+                guidance_interval=interval,
                 eta=float(sampler["eta"]),
                 latents_only=latents_only,
             )
+            # Without one, all timesteps were guided, whatever the model's card says today.
+            return settings if interval is not None else replace(settings, guidance_interval=None)
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"The sampler {dict(sampler)} of {self.item.id} cannot be read.", "Give an unchanged sidecar."

@@ -82,7 +82,7 @@ class _Sampler:
             self.denoiser,
             conditions,
             timesteps=self.settings.timesteps,
-            guidance_scale=self.settings.guidance_scale,
+            guidance_scales=self.settings.guidance_scales,
             null_text=batch.null_text,
             former=former,
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..imaging.errors import InputError
 from ..zoo.card import Card
-from ..zoo.generation import SAMPLERS, SamplerDefaults
+from ..zoo.generation import SAMPLERS, SamplerDefaults, guidance_words
 from .run_settings import runtime_setting
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class SampleSettings:
         batch_size: Items denoised together.
         latents_only: Write latents for `decode` instead of images.
         memory_bytes: What decoding may take, see `decode.decode_images`, and a batch, see `batching.fit_batch_size`.
+        guidance_interval: Least and greatest timestep that are guided; None means all, or none where the scale is 1.
     """
 
     sampler: str
@@ -34,11 +35,36 @@ class SampleSettings:
     batch_size: int = 1
     latents_only: bool = False
     memory_bytes: int | None = None
+    guidance_interval: tuple[int, int] | None = None
 
     @property
     def steps(self) -> int:
         """Number of steps."""
         return len(self.timesteps)
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """Guidance scale at each timestep; 1.0 is none."""
+        from ..diffusion.guidance import guidance_scales
+
+        return guidance_scales(self.timesteps, self.guidance_scale, self.guidance_interval)
+
+    @property
+    def kinds_of_step(self) -> dict[str, list[int]]:
+        """Entries of the timestep table by the work that they cost.
+
+        "step" holds the guided ones, which evaluate the network twice, or all where all are alike; "step without
+        guidance" the rest.
+        """
+        scales = self.guidance_scales
+        guided = [i for i, scale in enumerate(scales) if scale != 1.0]
+        plain = [i for i, scale in enumerate(scales) if scale == 1.0]
+        return {"step": guided, "step without guidance": plain} if guided and plain else {"step": guided or plain}
+
+    @property
+    def guidance_words(self) -> str:
+        """Guidance for people."""
+        return guidance_words(self.guidance_scale, self.guidance_interval)
 
     def entry(self) -> dict[str, Any]:
         """The sidecar's `sampler`."""
@@ -46,6 +72,7 @@ class SampleSettings:
             "name": self.sampler,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
+            "guidance_interval": None if self.guidance_interval is None else list(self.guidance_interval),
             "eta": self.eta,
             "timesteps": list(self.timesteps),
         }
@@ -70,6 +97,7 @@ def choose_settings(
     sampler: str | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: Sequence[int] | None = None,
     eta: float | None = None,
     timesteps: Sequence[int] | None = None,
     batch_size: int = 1,
@@ -86,6 +114,7 @@ def choose_settings(
         sampler: One of zoo.card.SAMPLERS.
         steps: Number of steps.
         guidance_scale: Classifier-free guidance.
+        guidance_interval: Least and greatest timestep that are guided.
         eta: Share of ancestral noise in DDIM; the card's own holds for the card's own sampler only.
         timesteps: A whole table, instead of `steps`.
         batch_size: Items denoised together.
@@ -115,6 +144,13 @@ def choose_settings(
     scale = default.guidance_scale if guidance_scale is None else guidance_scale
     if not 0.0 <= scale < float("inf"):
         raise InputError(f"Guidance scale {scale} is not a number of at least 0.", "1 is no guidance; try 1 to 5.")
+    interval = default.guidance_interval if guidance_interval is None else _check_interval(guidance_interval, card)
+    if scale == 1.0:
+        if guidance_interval is not None:
+            raise InputError(
+                "A guidance scale of 1 is no guidance, which has no interval.", "Give another scale, or no interval."
+            )
+        interval = None
     share = eta if eta is not None else default.eta if name == default.name else 0.0
     if timesteps is not None and steps is not None and len(timesteps) != steps:
         raise InputError(f"{steps} steps do not go with a table of {len(timesteps)} timesteps.", "Give one of the two.")
@@ -132,7 +168,17 @@ def choose_settings(
             "alone.",
             "Leave out --sampler, --steps, --guidance and the like, or sample with its teacher.",
         )
-    return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only)
+    return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only, guidance_interval=interval)
+
+
+def _check_interval(interval: Sequence[int], card: Card) -> tuple[int, int]:
+    last = card.schedule.train_timesteps - 1
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= last:
+        raise InputError(
+            f"Guidance interval {list(interval)} is no range of timesteps of model {card.id}.",
+            f"Give the least and the greatest one, 0,{last} for all.",
+        )
+    return interval[0], interval[1]
 
 
 def _find_preset(card: Card, name: str) -> SamplerDefaults:

@@ -220,14 +220,15 @@ def _each_stage(networks: Networks, runtime: "Runtime", settings: SampleSettings
     items = [family.Conditions(text.clone(), False, label, spacing_mm) for _ in range(batch)]
     plan = family.prepare(
         card, networks.denoiser, items,
-        timesteps=settings.timesteps, guidance_scale=settings.guidance_scale, null_text=text[:1],
+        timesteps=settings.timesteps, guidance_scales=settings.guidance_scales, null_text=text[:1],
     )  # fmt: skip
     yield measure("adapter", plan.run_adapter, flops["adapter"], items=batch)
     z = torch.stack([draw_noise(seed, card.latent_shape) for seed in range(batch)]).to(device)
-    predict = partial(predictor(card, plan, settings.timesteps, runtime.dtype), z, 0)
-    yield measure("step", predict, flops["step"], settings.steps, batch)
+    predict = partial(predictor(card, plan, settings.timesteps, runtime.dtype), z)
+    for kind, entries in settings.kinds_of_step.items():
+        yield measure(kind, partial(predict, entries[0]), flops[kind], len(entries), batch)
     # The network's first estimate of the exam: what is decoded and written should look like one.
-    clean = noise_schedule(card).to_x0(z, predict(), torch.tensor(settings.timesteps[0]))
+    clean = noise_schedule(card).to_x0(z, predict(0), torch.tensor(settings.timesteps[0]))
     latent = family.unscale_latent(card, clean)[:1].to(runtime.dtype)
     decode = partial(decode_images, card, networks.autoencoder, latent, settings.memory_bytes)
     yield measure("decode", decode, flops["decode"])

@@ -160,8 +160,9 @@ def test_what_engines_are_made_for_is_what_the_stages_ask_for(stages):
     denoiser = CompiledDenoiser(stages.denoiser.config, nets, torch.device("cpu"))
     items = [family.Conditions(torch.zeros(5, 16), False, None, (2.0, 2.0, 4.0)) for _ in range(3)]
     plan = family.prepare(
-        card, denoiser, items, timesteps=list(range(999, 799, -1)), guidance_scale=1.5, null_text=torch.zeros(1, 16)
-    )
+        card, denoiser, items, timesteps=list(range(999, 799, -1)), guidance_scales=[1.5] * 200,
+        null_text=torch.zeros(1, 16),
+    )  # fmt: skip
     z = torch.stack([draw_noise(seed, card.latent_shape) for seed in range(3)])
     plan.predict(z, 0)
     plan.predict(z, 199)

@@ -45,6 +45,7 @@ def test_sample_prints_records_of_files_that_are_there(workplace: Path, capsys: 
 
 def test_a_sidecar_makes_the_same_volume_again(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--class", "1", "--spacing", "1,1,3", "--seed", "0", "--steps", "2", "--guidance", "3", "-q"]
+    arguments += ["--guidance-interval", "0,500"]
     assert run(["sample", "--prompt", "report.txt", "-o", "one", *arguments]) == 0
     assert run(["sample", "--from", "one/report/report_t2w.json", "-o", "two", "-q"]) == 0
     out, err = capsys.readouterr()
@@ -53,6 +54,7 @@ def test_a_sidecar_makes_the_same_volume_again(workplace: Path, capsys: pytest.C
     sidecar = json.loads(Path("two/report/report_t2w.json").read_text(encoding="utf-8"))
     assert sidecar["conditions"] == {"class": 1, "spacing_mm": [1.0, 1.0, 3.0]}
     assert (sidecar["sampler"]["steps"], sidecar["sampler"]["guidance_scale"]) == (2, 3.0)
+    assert sidecar["sampler"]["guidance_interval"] == [0, 500]
     for channel in ("t2w", "hbv", "adc"):
         name = f"report/report_{channel}.nii.gz"
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
@@ -111,6 +113,23 @@ def test_missing_weights_leave_nothing_behind(workplace: Path, capsys: pytest.Ca
     assert run(["sample", "--prompt", "report.txt", "-o", "out", "--model", "ccella-pp"]) == 3
     assert not Path("out").exists()
     assert "ccella-pp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        ("500", "'500' is not 2 whole numbers of at least 0 separated by commas"),
+        ("-1,500", "'-1,500' is not 2 whole numbers"),
+        ("500,100", "Guidance interval [500, 100] is no range of timesteps of model tiny/random"),
+        ("0,1000", "Give the least and the greatest one, 0,999 for all."),
+    ],
+)
+def test_an_interval_that_is_none_is_refused(
+    workplace: Path, capsys: pytest.CaptureFixture[str], interval: str, message: str
+) -> None:
+    assert run(["sample", "--prompt", "report.txt", "-o", "out", "--guidance-interval", interval]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_a_runtime_that_is_not_there_is_not_replaced(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Sampling again from a sidecar."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,22 @@ def test_a_sidecar_samples_its_volume_again(stages, five, tmp_path):
         assert (tmp_path / f"{name}/{name}/{name}_hbv.json").read_bytes() == (
             out / f"{name}/{name}_hbv.json"
         ).read_bytes()
+
+
+def test_a_sidecar_says_which_timesteps_were_guided(stages, five, tmp_path):
+    """Also beside a card that has changed since."""
+    card = stages.card.with_generation(
+        sampler=replace(stages.card.sampler, guidance_scale=2.0, guidance_interval=(400, 999))
+    )
+
+    def guided(interval, scale=2.0):
+        sidecar = json.loads((five / "c/c_hbv.json").read_text())
+        sampler = sidecar["sampler"] | {"guidance_scale": scale, "guidance_interval": interval}
+        return from_sidecar(write_sidecar(five, tmp_path, sampler=sampler)).settings(card).guidance_interval
+
+    assert guided([0, 300]) == (0, 300)
+    assert guided(None) is None
+    assert guided(None, 1.0) is None
 
 
 def test_a_sidecar_of_other_weights_or_of_nothing_is_refused(stages, five, tmp_path):

@@ -46,7 +46,8 @@ def test_a_sidecar_says_where_its_volume_came_from(prompts, five):
     assert sidecar["conditions"] == {"class": None, "spacing_mm": [1.0, 1.5, 3.0]}
     assert sidecar["channels"] == ["t2w", "hbv", "adc"]
     assert sidecar["sampler"] == {
-        "name": "ddim", "steps": 3, "guidance_scale": 1.5, "eta": 0.0, "timesteps": [999, 666, 332],
+        "name": "ddim", "steps": 3, "guidance_scale": 1.5, "guidance_interval": None, "eta": 0.0,
+        "timesteps": [700, 450, 200],
     }  # fmt: skip
     assert 0.0 < sidecar["class_probability"] < 1.0
     assert sidecar["model"]["id"] == "tiny/random"

@@ -23,6 +23,9 @@ from ccella.zoo.generation import Preset, SamplerDefaults
         ({"timesteps": [10, 20]}, "strictly descending"),
         ({"timesteps": [10], "steps": 2}, "2 steps do not go with a table of 1"),
         ({"batch_size": 0}, "Batch size 0"),
+        ({"guidance_scale": 2.0, "guidance_interval": [500, 100]}, "Guidance interval"),
+        ({"guidance_scale": 2.0, "guidance_interval": [0, 1000]}, "Guidance interval"),
+        ({"guidance_scale": 1.0, "guidance_interval": [0, 500]}, "no guidance, which has no interval"),
     ],
 )
 def test_settings_out_of_range_are_named(stages, options, message):
@@ -53,3 +56,19 @@ def test_a_preset_stands_in_for_the_cards_defaults_and_is_overruled_by_name(stag
     assert caught.value.remedy == "Its presets are: fast."
     with pytest.raises(InputError, match="no preset 'fast'"):
         choose_settings(stages.card, preset="fast")
+
+
+def test_guidance_in_an_interval_of_the_timesteps(stages):
+    card = stages.card.with_generation(
+        sampler=replace(stages.card.sampler, timesteps=None, steps=4, guidance_scale=2.0, guidance_interval=(400, 999))
+    )
+    chosen = choose_settings(card, timesteps=[999, 400, 399, 0])
+    assert chosen.guidance_scales == (2.0, 2.0, 1.0, 1.0)
+    assert chosen.guidance_words == "guidance 2 at timesteps 400 to 999"
+    assert chosen.kinds_of_step == {"step": [0, 1], "step without guidance": [2, 3]}
+    assert chosen.entry()["guidance_interval"] == [400, 999]
+    # Another scale goes with the card's interval, another interval with the card's scale.
+    assert choose_settings(card, timesteps=[999, 399], guidance_scale=3.0).guidance_scales == (3.0, 1.0)
+    assert choose_settings(card, timesteps=[999, 399], guidance_interval=(0, 999)).guidance_scales == (2.0, 2.0)
+    off = choose_settings(card, guidance_scale=1.0)
+    assert (off.guidance_interval, list(off.kinds_of_step)) == (None, ["step"])

@@ -69,7 +69,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(tmp_path: Path) -> N
         ("learning_rate", float("nan"), "a number"),
         ("learning_rate", "fast", "a number"),
         ("condition_dropout", 1.5, "at most 1"),
-        ("precision", "fp8", "fp32, bf16"),
+        ("precision", "fp8", "auto, fp32, bf16"),
         ("channels_last", 1, "true or false"),
         ("channel_weights", 1.0, "array"),
         ("channel_weights", [1.0, -1.0], "above 0"),

@@ -122,7 +122,8 @@ def test_the_teacher_guides_as_sampling_does(tiny_model: Path, latents: Path, pr
     network = load_part(card, "denoiser")
     clean = []
     for scale in (1.0, 0.0):
-        plan = family.prepare(card, network, conditions, timesteps=(t,), guidance_scale=scale, null_text=task.null_text)
+        null = task.null_text
+        plan = family.prepare(card, network, conditions, timesteps=(t,), guidance_scales=[scale], null_text=null)
         with torch.no_grad():
             prediction_t = predictor(card, plan, (t,), torch.float32)(z_t, 0)
         clean.append(noise_schedule(card).to_x0(z_t, prediction_t, batch["t"]))
@@ -130,6 +131,27 @@ def test_the_teacher_guides_as_sampling_does(tiny_model: Path, latents: Path, pr
     target = task._teacher.clean_target(z_t, batch)  # type: ignore[union-attr]
     torch.testing.assert_close(target, wanted, rtol=1e-3, atol=2e-4)
     assert (clean[0] - clean[1]).abs().max() > 1e-3
+
+
+def test_the_teacher_guides_where_its_card_does(tiny_model: Path, latents: Path) -> None:
+    """Items of one batch are at timesteps inside and outside of the interval."""
+    targets = {}
+    for name, interval in (("inside", (0, 999)), ("some", (500, 999)), ("outside", (998, 998))):
+        card = make_card(tiny_model, guidance_scale=2.5, guidance_interval=list(interval))
+        task = make_task(card, latents, distill_substeps=1, distill_steps=2, validation_fraction=0.0)
+        assert task._teacher is not None
+        table = task._teacher.trajectory.student_timesteps
+        assert table[0] > 500 > table[1]
+        items = [
+            task.draw(index, torch.Generator().manual_seed(index)) | {"t": torch.tensor(table[index % 2])}
+            for index in range(4)
+        ]
+        batch = task.collate(items)
+        z_t = noise_schedule(card).add_noise(batch["z"], batch["eps"], batch["t"])
+        targets[name] = task._teacher.clean_target(z_t, batch)
+    torch.testing.assert_close(targets["some"][::2], targets["inside"][::2])
+    torch.testing.assert_close(targets["some"][1::2], targets["outside"][1::2])
+    assert (targets["inside"] - targets["outside"]).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
 
 
 def test_a_student_ends_in_a_folder_that_says_what_it_is(tiny_model: Path, latents: Path, tmp_path: Path) -> None:

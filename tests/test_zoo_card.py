@@ -115,6 +115,21 @@ def test_a_preset_has_the_models_guidance_its_own_table_and_its_figures():
     assert presets["plain"].sampler.guidance_scale == 1.0
 
 
+def test_a_preset_guides_the_timesteps_of_the_model_unless_it_names_its_own():
+    changed = document()
+    changed["sampler"] = {"name": "ddpm", "steps": 24, "guidance_scale": 2.0, "guidance_interval": [400, 999]}
+    changed["presets"] = {
+        "same": {"sampler": "ddpm", "steps": 8},
+        "own": {"sampler": "ddpm", "steps": 8, "guidance_interval": [100, 800]},
+    }
+    card = parse_card(changed, BUNDLED)
+    assert card.sampler.guidance_interval == (400, 999)
+    assert {name: preset.sampler.guidance_interval for name, preset in card.presets.items()} == {
+        "same": (400, 999),
+        "own": (100, 800),
+    }
+
+
 def test_tables_of_other_numbers_of_steps_end_at_the_last_timestep():
     changed = document()
     changed["sampler"] = {"name": "ddpm", "steps": 24, "last_timestep": 44}
@@ -134,6 +149,9 @@ def test_tables_of_other_numbers_of_steps_end_at_the_last_timestep():
         ("steps", 1001),
         ("timesteps", [9, 8]),
         ("last_timestep", -1),
+        ("guidance_interval", [500, 400]),
+        ("guidance_interval", [0, 1000]),
+        ("guidance_interval", [44]),
         ("measured", 0.5),
     ],
 )

@@ -40,7 +40,7 @@ NULL = draw(1, 16, seed=2)
 @torch.no_grad()
 def test_a_long_table_gives_what_one_batch_gives(card, denoiser, guidance):
     z = draw(2, *card.latent_shape, seed=3)
-    plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS, guidance_scale=guidance, null_text=NULL)
+    plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS, guidance_scales=[guidance] * len(STEPS), null_text=NULL)
     assert len(STEPS) > 3 * TIMESTEPS_AT_ONCE
     probabilities = []
     for step in (0, 63, 64, 130, len(STEPS) - 1):
@@ -62,9 +62,28 @@ def test_a_long_table_gives_what_one_batch_gives(card, denoiser, guidance):
 
 
 @torch.no_grad()
+def test_guidance_at_some_timesteps_alone(card, denoiser):
+    steps, z = STEPS[:4], draw(2, *card.latent_shape, seed=3)
+
+    def plan(scales):
+        return prepare(card, denoiser, CONDITIONS, timesteps=steps, guidance_scales=scales, null_text=NULL)
+
+    batches: list[int] = []
+    handle = denoiser.unet.register_forward_hook(lambda module, args, output: batches.append(len(args[0])))
+    mixed = plan([1.0, 2.5, 2.5, 1.0])
+    found = [mixed.predict(z, step) for step in range(4)]
+    handle.remove()
+    # A timestep without guidance costs one branch, not two.
+    assert batches == [2, 4, 4, 2]
+    for step, scale in enumerate([1.0, 2.5, 2.5, 1.0]):
+        torch.testing.assert_close(found[step], plan([scale] * 4).predict(z, step), rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_memory_does_not_grow_with_the_timestep_table(card, denoiser):
     def peak(steps):
-        plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS[:steps], guidance_scale=2.0, null_text=NULL)
+        scales = [2.0] * steps
+        plan = prepare(card, denoiser, CONDITIONS, timesteps=STEPS[:steps], guidance_scales=scales, null_text=NULL)
         return count_peak(plan.run_adapter, known=list(denoiser.parameters()))
 
     one, three = peak(TIMESTEPS_AT_ONCE), peak(3 * TIMESTEPS_AT_ONCE)
@@ -76,7 +95,8 @@ def test_memory_does_not_grow_with_the_timestep_table(card, denoiser):
 def test_the_loop_runs_the_adapter_once_for_each_timestep(card, denoiser):
     seen: list[int] = []
     handle = denoiser.ella.register_forward_hook(lambda module, args, output: seen.extend(args[2].tolist()))
-    plan = prepare(card, denoiser, CONDITIONS[:1], timesteps=STEPS, guidance_scale=1.0, null_text=NULL)
+    scales = [1.0] * len(STEPS)
+    plan = prepare(card, denoiser, CONDITIONS[:1], timesteps=STEPS, guidance_scales=scales, null_text=NULL)
     z = draw(1, *card.latent_shape, seed=3)
     for step in range(len(STEPS)):
         plan.predict(z, step)
@@ -99,7 +119,7 @@ def test_items_of_one_report_share_the_adapters_work(card, denoiser):
     one, other = CONDITIONS
     items = [one, replace(one, class_label=0), other, replace(one, spacing_mm=(1.0, 1.0, 1.0))]
     z = draw(4, *card.latent_shape, seed=3)
-    options = {"timesteps": STEPS[:3], "guidance_scale": 2.0, "null_text": NULL}
+    options = {"timesteps": STEPS[:3], "guidance_scales": [2.0] * 3, "null_text": NULL}
     results: list[torch.Tensor] = []
 
     def run(conditions):
@@ -116,7 +136,7 @@ def test_items_of_one_report_share_the_adapters_work(card, denoiser):
 
 def test_the_next_batch_takes_over_what_is_the_same(card, denoiser):
     z = draw(1, *card.latent_shape, seed=3)
-    options = {"guidance_scale": 2.0, "null_text": NULL}
+    options = {"guidance_scales": [2.0] * 3, "null_text": NULL}
     plans, results = [], []
 
     def run(item, steps):

@@ -13,7 +13,7 @@ from .option_checks import check_options
 from .recipes import read_options
 
 LR_SCHEDULES = ("constant", "polynomial", "cosine")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 LOSSES = ("l1", "mse")
 DENSITIES = ("uniform", "high_noise", "logit_normal")
@@ -65,7 +65,8 @@ class LoopTraining:
         beta2: Of AdamW.
         clip_norm: Largest gradient norm; 0 clips nothing.
         ema_decay: Decay of the averaged weights per step; 0 keeps no average.
-        precision: Arithmetic of the forward pass; weights and optimizer stay in fp32.
+        precision: Arithmetic of the forward pass; weights and optimizer stay in fp32. "auto" is bf16 on devices that
+            compute in it, and fp32 on others.
         recompute_activations: Keep no activations inside the network's blocks and compute them again in the backward
             pass: less memory, about a third more time.
         channels_last: Store activations channels last, faster for convolutions on most devices.
@@ -262,6 +263,11 @@ def settle_length(options: Options, items: int) -> Options:
     if not options.epochs:
         return options
     return replace(options, steps=math.ceil(options.epochs * items / options.batch_size), epochs=0.0)
+
+
+def settle_precision(options: Options, *, bf16: bool) -> Options:
+    """The options with their number format, on a device that computes in bf16 or does not."""
+    return replace(options, precision="bf16" if bf16 else "fp32") if options.precision == "auto" else options
 
 
 def plain_options(options: LoopTraining) -> dict[str, Any]:

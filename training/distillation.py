@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.guidance import guide
+from ..diffusion.guidance import guidance_scales, guide
 from ..diffusion.trajectory import Trajectory
 from ..imaging.errors import InputError
 from ..zoo.card import Card, parse_card
@@ -38,7 +38,7 @@ class Teacher:
         network: Its denoiser.
         null_text: Embedding of the empty report, [L, W].
         trajectory: Its timesteps and the student's.
-        guidance_scale: Of its classifier-free guidance; 1 is none.
+        guidance_scale: Of its classifier-free guidance, at the timesteps that the card guides; 1 is none.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Teacher:
         self.card = card
         self.trajectory = trajectory
         self.guidance_scale = guidance_scale
+        self.guidance_interval = card.sampler.guidance_interval
         self._network = network.eval().requires_grad_(False)
         self._null_text = null_text
         self._evaluate = load_family(card.family).training_forward
@@ -65,18 +66,21 @@ class Teacher:
             float32 [B, C, ...]: one DDIM step along them lands where the teacher does.
         """
         network = self._network.to(z_t.device)
-        guided = self.guidance_scale != 1.0
-        conditions = self._with_null(batch) if guided else batch
+        with_null = None if self.guidance_scale == 1.0 else self._with_null(batch)
 
         def denoise(z: Tensor, t: Tensor) -> Tensor:
             seen = z if self._scaling is None else self._scaling.network_input(z, t)
-            if guided:
+            scales = torch.tensor(guidance_scales(t.tolist(), self.guidance_scale, self.guidance_interval))
+            if with_null is not None and (scales != 1.0).any():
                 # Both guidance branches in one pass.
-                both, _ = self._evaluate(network, torch.cat([seen, seen]), t.repeat(2), conditions)
+                both, _ = self._evaluate(network, torch.cat([seen, seen]), t.repeat(2), with_null)
                 conditional, unconditional = both.float().chunk(2)
                 output = guide(cond=conditional, uncond=unconditional, scale=self.guidance_scale)
+                # The items of a batch are at timesteps of their own.
+                unguided = (scales == 1.0).to(z.device).reshape(-1, *[1] * (z.ndim - 1))
+                output = torch.where(unguided, conditional, output)
             else:
-                output, _ = self._evaluate(network, seen, t, conditions)
+                output, _ = self._evaluate(network, seen, t, batch)
             if self._scaling is None:
                 return self._schedule.to_x0(z, output, t)
             return self._scaling.clean_latent(z, output, t)
@@ -88,7 +92,8 @@ class Teacher:
     def identity(self) -> str:
         """Digest of all that decides the targets, for resumption."""
         weights = [digest for name, digest in part_digests(self.card).items() if name.startswith("denoiser/")]
-        return digest_words([*weights, repr(self.trajectory), repr(self.guidance_scale)])
+        interval = [] if self.guidance_interval is None else [repr(self.guidance_interval)]
+        return digest_words([*weights, repr(self.trajectory), repr(self.guidance_scale), *interval])
 
     def _with_null(self, batch: Batch) -> Batch:
         """The conditions twice: as they are, and with the empty report and class 0."""
@@ -180,6 +185,7 @@ def student_card(teacher: Teacher) -> Card:
         "solver": "DPM-Solver++(2M)" if trajectory.second_order else "DDIM",
         "timesteps": list(trajectory.timesteps),
         "guidance_scale": teacher.guidance_scale,
+        **({} if teacher.guidance_interval is None else {"guidance_interval": list(teacher.guidance_interval)}),
         **history,
     }
     return parse_card(document, card.directory / "card.toml")

@@ -5,10 +5,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ..export.devices import bf16_warning, choose_device, computes_in_bf16
 from ..imaging.errors import InputError
 from ..imaging.locks import FileLock, LockUnsupportedError
 from .checkpoints import Checkpoint, find_checkpoint, latest_checkpoint, save_checkpoint
-from .config import LoopTraining, plain_options, settle_length, write_config
+from .config import LoopTraining, plain_options, settle_length, settle_precision, write_config
 from .curves import Curves
 from .engine import Engine
 from .interruption import Interruption, TrainingInterrupted
@@ -50,6 +51,7 @@ def train(
         OSError: The disk is full; the newest checkpoint is whole.
     """
     refuse_existing(out, stage, resume)
+    options = settle_precision(options, bf16=computes_in_bf16(choose_device(options.device)))
     loop = _Loop(task, settle_length(options, len(task.ids)), out, stage, log)
     try:
         loop.lock()
@@ -135,6 +137,8 @@ class _Loop:
             f"Training {self.stage} on {self.hardware}, {self.options.precision}: {len(self.task.ids)} items, steps "
             f"{self.engine.step} to {self.options.last_step}, batches of {self.options.batch_size}."
         )
+        if self.options.precision == "bf16" and (warning := bf16_warning(self.engine.device)) is not None:
+            self.log(warning)
 
     def run(self, interruption: Interruption) -> Progress:
         engine, options = self.engine, self.options

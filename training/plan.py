@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..export.devices import choose_device
+from ..export.devices import choose_device, computes_in_bf16
 from ..imaging.errors import InputError
 from ..imaging.locks import FileLock, LockUnsupportedError
 from ..zoo.card import Card
-from .config import LoopTraining, plain_options
+from .config import LoopTraining, plain_options, settle_precision
 from .export import check_companions
 from .loop import LOCK_FILE, refuse_existing, run_folder
 from .processes import compute_once
@@ -40,12 +40,13 @@ def plan_training(
     _check_choice(resume, overwrite)
     refuse_existing(out, part, resume or overwrite)
     check_companions(card, part, out, log)
-    hardware = describe_device(choose_device(options.device))
+    device = choose_device(options.device)
+    options = settle_precision(options, bf16=computes_in_bf16(device))
     return {
         "part": part,
         "path": out.as_posix(),
         "model": card.id,
-        "hardware": hardware,
+        "hardware": describe_device(device),
         "options": plain_options(options),
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.guidance import guidance_scales
 from ..diffusion.noise import draw_noise
 from ..diffusion.samplers import sample
 from ..imaging.previews import write_mosaic
@@ -81,7 +82,7 @@ def _sample_one(
         denoiser,
         [family.Conditions(item.text, item.text_is_null, label, item.spacing_mm)],
         timesteps=table,
-        guidance_scale=card.sampler.guidance_scale,
+        guidance_scales=guidance_scales(table, own.guidance_scale, own.guidance_interval),
         null_text=plan.null_text,
     )
     noise = draw_noise(derive_seed(plan.seed, VALIDATION, 1, place), card.latent_shape)[None]

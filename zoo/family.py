@@ -56,7 +56,7 @@ class Family(Protocol):
         conditions: Sequence[Any],
         *,
         timesteps: Sequence[int],
-        guidance_scale: float,
+        guidance_scales: Sequence[float],
         null_text: "torch.Tensor",
         former: Plan | None = None,
     ) -> Plan: ...

@@ -13,7 +13,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2", "rectified_flow")
 PRECONDITIONINGS = ("none", "edm")
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc", "euler")
-_SAMPLER_KEYS = ("steps", "guidance_scale", "eta", "timesteps", "last_timestep")
+_SAMPLER_KEYS = ("steps", "guidance_scale", "guidance_interval", "eta", "timesteps", "last_timestep")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class SamplerDefaults:
         distilled: The network is a student that was trained for this table alone.
         last_timestep: Where the quadratic table of another number of steps ends: the least noise at which the network
             has something to say.
+        guidance_interval: Least and greatest timestep that are guided; None means all.
     """
 
     name: str
@@ -76,6 +77,13 @@ class SamplerDefaults:
     timesteps: tuple[int, ...] | None
     distilled: bool = False
     last_timestep: int = 0
+    guidance_interval: tuple[int, int] | None = None
+
+
+def guidance_words(scale: float, interval: tuple[int, int] | None) -> str:
+    """Guidance for people, such as "guidance 1.5 at timesteps 400 to 999"."""
+    words = f"guidance {scale:g}"
+    return words if interval is None or scale == 1.0 else f"{words} at timesteps {interval[0]} to {interval[1]}"
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,14 @@ def parse_generation(top: Table, image: ImageSpec) -> Generation | None:
     schedule = _schedule(top.table("schedule"))
     table = top.table("sampler")
     table.allow("name", "distilled", *_SAMPLER_KEYS)
-    sampler = _sampler(table, "name", schedule, 1.0, 0)
+    sampler = _sampler(table, "name", schedule, None)
     presets = {}
     group = top.table("presets", {})
     for name in group.data:
         table = group.table(name)
         table.allow("sampler", "measured", *_SAMPLER_KEYS)
         # What guidance and the last timesteps do depends on the model, not on the solver: presets share the model's.
-        chosen = _sampler(table, "sampler", schedule, sampler.guidance_scale, sampler.last_timestep)
+        chosen = _sampler(table, "sampler", schedule, sampler)
         presets[name] = Preset(chosen, MappingProxyType(dict(table.table("measured", {}).data)))
     return Generation(_latent(top.table("latent"), image), schedule, sampler, MappingProxyType(presets))
 
@@ -159,9 +167,8 @@ def _schedule(table: Table) -> Schedule:
     )
 
 
-def _sampler(
-    table: Table, name_key: str, schedule: Schedule, guidance_scale: float, last_timestep: int
-) -> SamplerDefaults:
+def _sampler(table: Table, name_key: str, schedule: Schedule, model: SamplerDefaults | None) -> SamplerDefaults:
+    """A table of the card; `model` is what a preset leaves to the model's own sampler."""
     steps = table.integer("steps", minimum=1)
     train_timesteps = schedule.train_timesteps
     if steps > train_timesteps:
@@ -171,7 +178,7 @@ def _sampler(
         descending = all(a > b for a, b in itertools.pairwise(timesteps))
         if len(timesteps) != steps or not descending or not 0 <= timesteps[-1] <= timesteps[0] < train_timesteps:
             raise table.fail("timesteps", f"{steps} descending timesteps below {train_timesteps}")
-    last = table.integer("last_timestep", last_timestep, minimum=0)
+    last = table.integer("last_timestep", 0 if model is None else model.last_timestep, minimum=0)
     if last and schedule.beta_schedule == "rectified_flow":
         raise table.fail("last_timestep", "0 for a rectified flow, whose timesteps are even")
     if timesteps is None and steps > train_timesteps - last:
@@ -182,9 +189,19 @@ def _sampler(
     return SamplerDefaults(
         table.choice(name_key, SAMPLERS),
         steps,
-        table.number("guidance_scale", guidance_scale),
+        table.number("guidance_scale", 1.0 if model is None else model.guidance_scale),
         table.number("eta", 0.0),
         timesteps,
         distilled,
         last,
+        _interval(table, train_timesteps, None if model is None else model.guidance_interval),
     )
+
+
+def _interval(table: Table, train_timesteps: int, default: tuple[int, int] | None) -> tuple[int, int] | None:
+    if "guidance_interval" not in table.data:
+        return default
+    interval = table.integers("guidance_interval")
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] < train_timesteps:
+        raise table.fail("guidance_interval", f"two ascending timesteps below {train_timesteps}")
+    return interval[0], interval[1]

@@ -44,7 +44,9 @@ CARD = {
         "beta_end": 0.0195,
         "prediction": "v_prediction",
     },
-    "sampler": {"name": "ddim", "steps": 3, "guidance_scale": 1.5, "timesteps": [999, 666, 332]},
+    # A network that predicts the noise divides its rounding errors by the signal level of the first timestep, and one
+    # of random weights never mends them. At 999 that level is 0.012, at 700 it is ten times higher.
+    "sampler": {"name": "ddim", "steps": 3, "guidance_scale": 1.5, "timesteps": [700, 450, 200]},
     "licence": {"id": "Apache-2.0", "name": "Apache License 2.0"},
     "parts": {
         "text_encoder": {"architecture": "transformers", "config": {"window": 24}},

@@ -81,7 +81,7 @@ class Plan:
         denoiser: Adapter and U-Net.
         conditions: One entry per item of the batch.
         timesteps: The timestep table.
-        guidance_scale: Classifier-free guidance; 1.0 is none.
+        guidance_scales: Classifier-free guidance at each timestep; 1.0 is none.
         null_text: Embedding of the empty report, L W.
         former: The plan of an earlier batch, whose adapter work is taken over where it is the same.
     """
@@ -92,7 +92,7 @@ class Plan:
         conditions: Sequence[Conditions],
         *,
         timesteps: Sequence[int],
-        guidance_scale: float,
+        guidance_scales: Sequence[float],
         null_text: Tensor,
         former: "Plan | None" = None,
     ) -> None:
@@ -100,9 +100,9 @@ class Plan:
         self._denoiser = denoiser
         self._texts = [item.text for item in conditions]
         self._labels = [item.class_label for item in conditions]
-        self._null_text = null_text if guidance_scale != 1.0 else None
+        self._null_text = null_text if any(scale != 1.0 for scale in guidance_scales) else None
         self._timesteps = timesteps
-        self._guidance_scale = guidance_scale
+        self._guidance_scales = guidance_scales
         same = former is not None and former._work.denoiser is denoiser and former._work.timesteps == tuple(timesteps)
         self._work: _AdapterWork = former._work if former is not None and same else _AdapterWork(denoiser, timesteps)
         spacing = [item.spacing_mm for item in conditions]
@@ -129,7 +129,8 @@ class Plan:
             self._open(step - place)
         t = torch.full((len(z),), self._timesteps[step], device=z.device)
         context, class_input = self._stack(self._branches, place)
-        if self._null is None:
+        scale = self._guidance_scales[step]
+        if self._null is None or scale == 1.0:
             return self._denoiser.unet(z, t, context, class_input, self._spacing_mm)
         # Both guidance branches in one pass: half the passes over the weights.
         null_context, null_input = self._stack([self._null] * len(z), place)
@@ -137,7 +138,7 @@ class Plan:
         inputs = torch.cat([class_input, null_input])
         doubled = self._denoiser.unet(torch.cat([z, z]), t.repeat(2), both, inputs, self._spacing_mm.repeat(2, 1))
         conditional, unconditional = doubled.chunk(2)
-        return guide(cond=conditional, uncond=unconditional, scale=self._guidance_scale)
+        return guide(cond=conditional, uncond=unconditional, scale=scale)
 
     def run_adapter(self) -> None:
         """All of the adapter's work, window by window as in the loop; the first window comes last and is kept."""
@@ -178,7 +179,7 @@ def prepare(
     conditions: Sequence[Conditions],
     *,
     timesteps: Sequence[int],
-    guidance_scale: float,
+    guidance_scales: Sequence[float],
     null_text: Tensor,
     former: Plan | None = None,
 ) -> Plan:
@@ -192,7 +193,7 @@ def prepare(
         denoiser: Its denoiser.
         conditions: One entry per item of the batch.
         timesteps: The timestep table, descending.
-        guidance_scale: Classifier-free guidance; 1.0 is none and costs no second branch.
+        guidance_scales: Classifier-free guidance at each timestep; 1.0 is none and costs no second branch.
         null_text: Embedding of the empty report, L W: what the unconditional branch sees.
         former: The plan of the batch before. A report that both have as the same tensor, the empty one included, goes
             through the adapter once where the timestep table is one window; a longer table is passed window by window.
@@ -205,7 +206,7 @@ def prepare(
         denoiser,
         conditions,
         timesteps=timesteps,
-        guidance_scale=guidance_scale,
+        guidance_scales=guidance_scales,
         null_text=null_text,
         former=former,
     )
