@@ -265,11 +265,6 @@ def settle_length(options: Options, items: int) -> Options:
     return replace(options, steps=math.ceil(options.epochs * items / options.batch_size), epochs=0.0)
 
 
-def settle_precision(options: Options, *, bf16: bool) -> Options:
-    """The options with their number format, on a device that computes in bf16 or does not."""
-    return replace(options, precision="bf16" if bf16 else "fp32") if options.precision == "auto" else options
-
-
 def plain_options(options: LoopTraining) -> dict[str, Any]:
     """The options as TOML and JSON know them: tuples as lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}

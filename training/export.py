@@ -17,6 +17,7 @@ from ..zoo.family import load_family
 from ..zoo.folder import DEPENDENCIES, dependents, folder_card, write_model_folder
 from ..zoo.loading import load_part, part_digests, part_paths, sha256_file
 from .config import LoopTraining, plain_options
+from .processes import settle_precision
 from .randomness import NETWORK, derive_seed, scoped_seed
 from .task import Log, Progress
 
@@ -172,7 +173,7 @@ def describe_run(
         "data": dict(data),
         **({"changes": list(progress.changes)} if progress.changes else {}),
         **({"initial": describe_weights(card, part)} if options.initial == "card" else {}),
-        "options": plain_options(options),
+        "options": plain_options(settle_precision(options)),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "monai")},

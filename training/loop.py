@@ -5,14 +5,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from ..export.devices import bf16_warning, choose_device, computes_in_bf16
+from ..export.devices import bf16_warning
 from ..imaging.errors import InputError
 from ..imaging.locks import FileLock, LockUnsupportedError
 from .checkpoints import Checkpoint, find_checkpoint, latest_checkpoint, save_checkpoint
-from .config import LoopTraining, plain_options, settle_length, settle_precision, write_config
+from .config import LoopTraining, plain_options, settle_length, write_config
 from .curves import Curves
 from .engine import Engine
 from .interruption import Interruption, TrainingInterrupted
+from .processes import settle_precision
 from .reporting import Means, append_metrics, cut_metrics, describe_device, describe_line, describe_time, keep_finite
 from .resumption import check_differences, find_differences
 from .task import Log, Progress, Task, no_log
@@ -51,8 +52,7 @@ def train(
         OSError: The disk is full; the newest checkpoint is whole.
     """
     refuse_existing(out, stage, resume)
-    options = settle_precision(options, bf16=computes_in_bf16(choose_device(options.device)))
-    loop = _Loop(task, settle_length(options, len(task.ids)), out, stage, log)
+    loop = _Loop(task, settle_precision(settle_length(options, len(task.ids))), out, stage, log)
     try:
         loop.lock()
         loop.start(resume, allow)

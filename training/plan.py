@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..export.devices import choose_device, computes_in_bf16
+from ..export.devices import choose_device
 from ..imaging.errors import InputError
 from ..imaging.locks import FileLock, LockUnsupportedError
 from ..zoo.card import Card
-from .config import LoopTraining, plain_options, settle_precision
+from .config import LoopTraining, plain_options
 from .export import check_companions
 from .loop import LOCK_FILE, refuse_existing, run_folder
-from .processes import compute_once
+from .processes import compute_once, settle_precision
 from .reporting import describe_device
 from .task import Log, no_log
 
@@ -41,13 +41,12 @@ def plan_training(
     refuse_existing(out, part, resume or overwrite)
     check_companions(card, part, out, log)
     device = choose_device(options.device)
-    options = settle_precision(options, bf16=computes_in_bf16(device))
     return {
         "part": part,
         "path": out.as_posix(),
         "model": card.id,
         "hardware": describe_device(device),
-        "options": plain_options(options),
+        "options": plain_options(settle_precision(options)),
     }
 
 

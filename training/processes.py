@@ -5,13 +5,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
-from ..export.devices import choose_device
+from ..export.devices import choose_device, computes_in_bf16
 from ..imaging.errors import InputError
-from .config import LoopTraining
+from .config import LoopTraining, Options
 
 Value = TypeVar("Value")
 
@@ -54,6 +55,17 @@ def compute_once(options: LoopTraining, make: Callable[[], Value]) -> Value:
     if not made:
         raise InputError("The first process could not prepare the run.", "Its own message says why.")
     return value
+
+
+def settle_precision(options: Options) -> Options:
+    """The options with the number format that "auto" comes to on their device: bf16 where it computes in it, or fp32.
+
+    Raises:
+        InputError: The device is not there.
+    """
+    if options.precision != "auto":
+        return options
+    return replace(options, precision="bf16" if computes_in_bf16(choose_device(options.device)) else "fp32")
 
 
 def process_state(options: LoopTraining) -> Any:
