@@ -61,9 +61,10 @@ class NumbersType(click.ParamType[tuple[float, ...]]):
             numbers = ()
         fits = all(0 < number < float("inf") or (self.zero and number == 0) for number in numbers)
         if len(numbers) != len(self.labels) or not fits:
-            what = f"{'' if self.zero else 'positive '}{'whole numbers' if self.kind is int else 'numbers'}"
-            message = f"{value!r} is not {len(self.labels)} {what}{' of at least 0' if self.zero else ''} separated by "
-            raise click.BadParameter(f"{message}commas.", ctx, param)
+            what = "whole numbers" if self.kind is int else "numbers"
+            allowed = f"{what} of at least 0" if self.zero else f"positive {what}"
+            message = f"{value!r} is not {len(self.labels)} {allowed} separated by commas."
+            raise click.BadParameter(message, ctx, param)
         return numbers
 
 

@@ -129,28 +129,10 @@ def choose_settings(
     from ..zoo.forward import choose_timesteps
 
     default = card.sampler if preset is None else _find_preset(card, preset)
-    name = sampler if sampler is not None else default.name
-    if name not in SAMPLERS:
-        raise InputError(f"Sampler {name!r} is unknown.", f"Use one of {', '.join(SAMPLERS)}.")
-    flow = card.schedule.prediction == "flow"
-    if (name == "euler") != flow:
-        fitting = [other for other in SAMPLERS if (other == "euler") == flow]
-        raise InputError(
-            f"Sampler {name!r} does not go with model {card.id}, which is {'' if flow else 'not '}a rectified flow.",
-            f"Use {', '.join(fitting)}.",
-        )
+    name = _check_sampler(card, sampler if sampler is not None else default.name)
     if batch_size < 1:
         raise InputError(f"Batch size {batch_size} is below 1.", "Give at least 1.")
-    scale = default.guidance_scale if guidance_scale is None else guidance_scale
-    if not 0.0 <= scale < float("inf"):
-        raise InputError(f"Guidance scale {scale} is not a number of at least 0.", "1 is no guidance; try 1 to 5.")
-    interval = default.guidance_interval if guidance_interval is None else _check_interval(guidance_interval, card)
-    if scale == 1.0:
-        if guidance_interval is not None:
-            raise InputError(
-                "A guidance scale of 1 is no guidance, which has no interval.", "Give another scale, or no interval."
-            )
-        interval = None
+    scale, interval = _choose_guidance(card, default, guidance_scale, guidance_interval)
     share = eta if eta is not None else default.eta if name == default.name else 0.0
     if timesteps is not None and steps is not None and len(timesteps) != steps:
         raise InputError(f"{steps} steps do not go with a table of {len(timesteps)} timesteps.", "Give one of the two.")
@@ -168,7 +150,36 @@ def choose_settings(
             "alone.",
             "Leave out --sampler, --steps, --guidance and the like, or sample with its teacher.",
         )
-    return SampleSettings(name, table, float(scale), float(share), batch_size, latents_only, guidance_interval=interval)
+    return SampleSettings(name, table, scale, float(share), batch_size, latents_only, guidance_interval=interval)
+
+
+def _check_sampler(card: Card, name: str) -> str:
+    if name not in SAMPLERS:
+        raise InputError(f"Sampler {name!r} is unknown.", f"Use one of {', '.join(SAMPLERS)}.")
+    flow = card.schedule.prediction == "flow"
+    if (name == "euler") != flow:
+        fitting = [other for other in SAMPLERS if (other == "euler") == flow]
+        raise InputError(
+            f"Sampler {name!r} does not go with model {card.id}, which is {'' if flow else 'not '}a rectified flow.",
+            f"Use {', '.join(fitting)}.",
+        )
+    return name
+
+
+def _choose_guidance(
+    card: Card, default: SamplerDefaults, scale: float | None, interval: Sequence[int] | None
+) -> tuple[float, tuple[int, int] | None]:
+    """Scale and interval: those that were given, else the default's; a scale of 1 has no interval."""
+    chosen = float(default.guidance_scale if scale is None else scale)
+    if not 0.0 <= chosen < float("inf"):
+        raise InputError(f"Guidance scale {chosen} is not a number of at least 0.", "1 is no guidance; try 1 to 5.")
+    if chosen != 1.0:
+        return chosen, default.guidance_interval if interval is None else _check_interval(interval, card)
+    if interval is not None:
+        raise InputError(
+            "A guidance scale of 1 is no guidance, which has no interval.", "Give another scale, or no interval."
+        )
+    return chosen, None
 
 
 def _check_interval(interval: Sequence[int], card: Card) -> tuple[int, int]:
