@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import command_server
+from support.hub_client import HubClient
+from support.hub_server import serve_hub
 from support.stages import Stages
 from support.tiny_model import write_tiny_exams, write_tiny_model
 
@@ -139,3 +141,16 @@ def program(tmp_path_factory):
     program = command_server.Program(tmp_path_factory.mktemp("streams"))
     yield program
     program.close()
+
+
+@pytest.fixture
+def hub():
+    """A Hub on this machine, with nothing on it."""
+    with serve_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def client(hub, tmp_path) -> HubClient:
+    """`ccella zoo` with that Hub and a cache of its own."""
+    return HubClient(hub, tmp_path)
