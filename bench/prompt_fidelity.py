@@ -53,6 +53,10 @@ def main() -> None:
         for name, figure in document[label]["figures"].items():
             low, high = figure["interval"]
             rows.append((f"{title}: {name}", f"{figure['value']:.3f}  [{low:.3f}, {high:.3f}]"))
+        for place in document[label]["places"]:
+            low, high = place["zone_read"]["interval"]
+            name = f"zone_accuracy, {place['lesions']} lesions in {place['zone']} {place['sector']}"
+            rows.append((f"{title}: {name}", f"{place['zone_read']['value']:.3f}  [{low:.3f}, {high:.3f}]"))
     if document["class_head_auc"] is not None:
         rows.append(("class head AUC", f"{document['class_head_auc']:.3f}"))
     report(options.name, rows, document)

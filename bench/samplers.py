@@ -42,6 +42,7 @@ from ccella.zoo.runs import read_run
 DOCS = RESULTS.parents[1] / "docs"
 PROMPT_FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
 PUBLISHED = "paper"
+BALANCED = "balanced"
 STUDENT = "student"
 
 
@@ -76,26 +77,32 @@ sampler all timesteps, without guidance.
   {kid:.4g}, that of FID {fid:.4g}.
 - Prompt fidelity: what a reader trained on phantoms finds, as `ccella evaluate prompt`; the row `phantoms` is the
   ceiling.
-- Seconds: the whole command, per exam, on {machine}.
+- Seconds: the whole command, per exam, on {machine}; those of the processor, over all cores, do not
+  depend on what else the machine had to do.
 """
 
 
-def sample_timed(name: str, arguments: list[str], out: Path, count: int) -> float:
-    """Samples into a folder, going on where an earlier run stopped; seconds per exam over all runs that ended."""
+def clock() -> np.ndarray:
+    """Seconds by the clock and of the processor, all cores: the second says what other work on the machine hides."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def sample_timed(name: str, arguments: list[str], out: Path, count: int) -> np.ndarray:
+    """Samples into a folder, going on where an earlier run stopped; see `clock`, per exam over all runs that ended."""
     record = out.with_suffix(".seconds.json")
-    spent = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"exams": 0, "seconds": 0.0}
+    spent = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {"exams": 0, "seconds": [0.0, 0.0]}
     before = count_exams(out)
     if before < count:
         print(f"{name}: {count - before} of {count} exams to sample", flush=True)
-        started = time.perf_counter()
+        started = clock()
         with redirect_stdout(StringIO()):
             code = run_here(["sample", *arguments, "-o", str(out), "--resume", "-q"])
         if code:
             raise SystemExit(f"{name}: sampling ended with exit code {code}.")
-        spent["seconds"] += time.perf_counter() - started
+        spent["seconds"] = (spent["seconds"] + clock() - started).tolist()
         spent["exams"] += count - before
         record.write_text(json.dumps(spent), encoding="utf-8")
-    return spent["seconds"] / spent["exams"] if spent["exams"] else float("nan")
+    return np.array(spent["seconds"]) / (spent["exams"] or float("nan"))
 
 
 def count_exams(out: Path) -> int:
@@ -143,7 +150,7 @@ def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: d
         machine=describe_machine(), half=options.n // 2, kid=rows[0]["kid_floor"], fid=rows[0]["fid_floor"],
         last=find_card(options.model).sampler.last_timestep,
     )  # fmt: skip
-    columns = [*("sampler", "steps", "KID (95 %)", "FID"), *PROMPT_FIGURES, *("FID of halves", "seconds")]
+    columns = [*("sampler", "steps", "KID (95 %)", "FID"), *PROMPT_FIGURES, *("FID of halves", "seconds", "processor")]
     lines = [intro, "| " + " | ".join(columns).replace("_", " ") + " |", "|---" * len(columns) + "|"]
     for row in rows:
         prompt = " | ".join(f"{row['prompt'][name]:.3f}" for name in PROMPT_FIGURES)
@@ -151,11 +158,11 @@ def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: d
         name = f"{row['sampler']} (published)" if row["published"] else row["sampler"]
         lines.append(
             f"| {name} | {row['steps']} | {row['kid']:.4g} ({low:.4g} to {high:.4g}) | {row['fid']:.4g} | {prompt} | "
-            f"{row['fid_half']:.4g} | {row['seconds']:.3g} |"
+            f"{row['fid_half']:.4g} | {row['seconds']:.3g} | {row['cpu_seconds']:.3g} |"
         )
     ceiling = " | ".join(f"{rows[0]['ceiling'][name]:.3f}" for name in PROMPT_FIGURES)
-    lines += [f"| phantoms | | | | {ceiling} | {rows[0]['fid_floor']:.4g} | |", ""]
-    lines += [f"Seconds of one exam, {name}: {text}." for name, text in fits.items()]
+    lines += [f"| phantoms | | | | {ceiling} | {rows[0]['fid_floor']:.4g} | | |", ""]
+    lines += [f"Seconds of the processor for one exam, {name}: {text}." for name, text in fits.items()]
     lines += ["", "![KID and prompt fidelity by number of steps](samplers.png)", ""]
     (DOCS / "samplers.md").write_text("\n".join(lines), encoding="utf-8")
 
@@ -211,6 +218,10 @@ def ways_of(card: Card, options: argparse.Namespace) -> list[Way]:
     for name, preset in card.presets.items():
         if name != PUBLISHED:
             ways.append(Way(f"preset {name}", preset.sampler.steps, (*model, "--preset", name), name))
+    if options.guidance_interval is not None and BALANCED in card.presets:
+        interval = ("--preset", BALANCED, "--guidance-interval", options.guidance_interval)
+        label = f"preset {BALANCED}, guided at {options.guidance_interval.replace(',', ' to ')}"
+        ways.append(Way(label, card.presets[BALANCED].sampler.steps, (*model, *interval)))
     if options.student is not None:
         ways.append(Way(STUDENT, find_card(options.student).sampler.steps, ("--model", options.student)))
     published = card.presets[PUBLISHED].sampler
@@ -222,20 +233,22 @@ def ways_of(card: Card, options: argparse.Namespace) -> list[Way]:
 
 def measure(options: argparse.Namespace, way: Way, phantoms: Path, real: dict[str, np.ndarray]) -> Any:
     """One row of the table; presets and students are sampled as their own cards say."""
-    out = options.work / f"{way.label}-{way.steps}-{options.n}".replace("+", "p").replace(" ", "-")
+    out = options.work / f"{way.label}-{way.steps}-{options.n}".replace("+", "p").replace(",", "").replace(" ", "-")
     prompts = ["--prompt", str(options.work / f"prompts-{options.n}.jsonl"), "--batch-size", str(options.batch_size)]
-    seconds = sample_timed(f"{way.label}, {way.steps} steps", [*way.arguments, *prompts], out, options.n)
+    seconds, cpu_seconds = sample_timed(f"{way.label}, {way.steps} steps", [*way.arguments, *prompts], out, options.n)
     fidelity = compare_sets(real, volume_features(out, options.model, options.extractor))
     prompt = evaluate_prompt(out, phantoms)
     row = {
-        "sampler": way.label, "steps": way.steps, "published": way.published, "preset": way.preset, "seconds": seconds,
+        "sampler": way.label, "steps": way.steps, "published": way.published, "preset": way.preset,
+        "seconds": float(seconds), "cpu_seconds": float(cpu_seconds),
         **fidelity,
         "prompt": {name: prompt["synthetic"]["figures"][name]["value"] for name in PROMPT_FIGURES},
         "prompt_intervals": {name: prompt["synthetic"]["figures"][name]["interval"] for name in PROMPT_FIGURES},
         "ceiling": {name: prompt["phantoms"]["figures"][name]["value"] for name in PROMPT_FIGURES},
     }  # fmt: skip
     print(
-        f"{way.label}, {way.steps} steps: KID {row['kid']:.4g}, FID {row['fid']:.4g}, {seconds:.3g} s an exam",
+        f"{way.label}, {way.steps} steps: KID {row['kid']:.4g}, FID {row['fid']:.4g}, {seconds:.3g} s an exam, "
+        f"{cpu_seconds:.3g} of the processor",
         flush=True,
     )
     return row
@@ -251,6 +264,7 @@ def main() -> None:
     parser.add_argument("--student", help="a student of the model, for a row of its own")
     parser.add_argument("--published-steps", type=int, help="fewer steps of the published sampler: a trial")
     parser.add_argument("--guidance", type=float, help="of the samplers' rows; default: the model's")
+    parser.add_argument("--guidance-interval", help="LEAST,GREATEST: a row for the balanced preset guided there alone")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--extractor", default="pyramid")
     parser.add_argument("--write-card", action="store_true", help="put the figures of presets into the model's card")
@@ -272,15 +286,17 @@ def main() -> None:
     for name in options.samplers.split(","):
         own = [row for row in rows if row["sampler"] == name]
         if len(own) > 2:
-            start, slope, r2 = fit_line([row["steps"] for row in own], [row["seconds"] for row in own])
+            start, slope, r2 = fit_line([row["steps"] for row in own], [row["cpu_seconds"] for row in own])
             fits[name] = f"{start:.3g} + {slope:.3g} per step, R squared {r2:.4f}"
     published = rows[-1]
     lines: list[tuple[str, object]] = []
     for row in rows:
-        ratio = "" if row["published"] else f", {published['seconds'] / row['seconds']:.1f}x faster than published"
+        times, cpu_times = (published[key] / row[key] for key in ("seconds", "cpu_seconds"))
+        ratio = "" if row["published"] else f", {times:.1f}x faster than published (processor {cpu_times:.1f}x)"
         figures = f"KID {row['kid']:.4g}, FID {row['fid']:.4g}, lesion AUC {row['prompt']['lesion_auc']:.3f}"
-        lines.append((f"{row['sampler']}, {row['steps']} steps", f"{figures}, {row['seconds']:.3g} s{ratio}"))
-    lines += [(f"seconds of an exam, {name}", text) for name, text in fits.items()]
+        seconds = f"{row['seconds']:.3g} s, {row['cpu_seconds']:.3g} s of the processor"
+        lines.append((f"{row['sampler']}, {row['steps']} steps", f"{figures}, {seconds}{ratio}"))
+    lines += [(f"seconds of the processor for an exam, {name}", text) for name, text in fits.items()]
     if options.no_docs:
         print("\n".join(f"{label}: {value}" for label, value in lines))
         return

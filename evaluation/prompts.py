@@ -12,7 +12,7 @@ from ..imaging.exams import Exam, find_exams, load_exam
 from ..imaging.phantom.findings import Findings
 from ..imaging.spec import ImageSpec
 from ..metrics.classification import classification_figures
-from ..metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
+from ..metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_places, compare_readings, read_exam
 from ..pipeline.provenance import versions
 from ..zoo.phantom_reader import POOL, WEIGHTS, load_reader, segment
 from ..zoo.record import group_items
@@ -45,8 +45,8 @@ def evaluate_prompt(
         on_item: Told exams done and their total.
 
     Returns:
-        JSON-able: figures with intervals of both, and the area under the class head's ROC curve where the sidecars
-        state its probability.
+        JSON-able: figures with intervals of both, side and zone by the lesions' places, and the area under the class
+        head's ROC curve where the sidecars state its probability.
 
     Raises:
         InputError: There are no findings, an id has none, fewer than 10 exams, or all are of one kind.
@@ -90,7 +90,7 @@ def truth_of(findings: Findings) -> Truth:
     if not findings.lesions:
         return Truth(False)
     index = findings.lesions[0]
-    return Truth(True, index.side, index.zone, float(index.diameter_mm))
+    return Truth(True, index.side, index.zone, float(index.diameter_mm), index.sector)
 
 
 def _read(reader: "nn.Module", exam: Exam, spec: ImageSpec) -> Reading:
@@ -128,6 +128,7 @@ def _compare(readings: Sequence[Reading], truths: Sequence[Truth], repeats: int,
             name: {"value": _finite(figures[name]), "interval": [_finite(bound) for bound in bounds[name]]}
             for name in bounds
         },
+        "places": [asdict(place) for place in compare_places(readings, truths)],
         "readings": [asdict(reading) for reading in readings],
     }
 

@@ -88,11 +88,14 @@ def prediction_rows(document: Mapping[str, Any]) -> list[Row]:
 
 def prompt_rows(document: Mapping[str, Any]) -> list[Row]:
     """Rows of `evaluate prompt`: exams, figure, value, low, high."""
-    rows: list[Row] = [
-        (label, name, number(figure["value"]), *map(number, figure["interval"]))
-        for label in ("phantoms", "synthetic")
-        for name, figure in document[label]["figures"].items()
-    ]
+    rows: list[Row] = []
+    for label in ("phantoms", "synthetic"):
+        for name, figure in document[label]["figures"].items():
+            rows.append((label, name, number(figure["value"]), *map(number, figure["interval"])))
+        for place in document[label]["places"]:
+            share = place["zone_read"]
+            name = f"zone_accuracy, {place['lesions']} in {place['zone']} {place['sector']}"
+            rows.append((label, name, number(share["value"]), *map(number, share["interval"])))
     if document["class_head_auc"] is not None:
         rows.append(("synthetic", "class head auc", number(document["class_head_auc"]), None, None))
     return rows

@@ -42,6 +42,39 @@ class Truth:
     side: str | None = None
     zone: str | None = None
     diameter_mm: float | None = None
+    sector: str | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of some lesions.
+
+    Attributes:
+        value: The share, 0..1.
+        interval: Its 95 % score interval (Wilson 1927), which holds for few lesions too.
+    """
+
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PlaceAccuracy:
+    """Agreement over the lesions of one place.
+
+    Attributes:
+        zone: "PZ" or "TZ".
+        sector: The part of the zone.
+        lesions: How many index lesions lie there.
+        side: Share that is read on the right side.
+        zone_read: Share that is read in its zone.
+    """
+
+    zone: str
+    sector: str
+    lesions: int
+    side: Share
+    zone_read: Share
 
 
 def read_exam(probabilities: np.ndarray, adc: np.ndarray, spacing_mm: Sequence[float]) -> Reading:
@@ -115,6 +148,40 @@ def compare_readings(readings: Sequence[Reading], truths: Sequence[Truth]) -> di
         "size_spearman": float(stats.spearmanr(sizes[:, 0], sizes[:, 1]).statistic),
         "adc_contrast": float(np.median([reading.adc_contrast for reading, _ in pairs])),
     }
+
+
+def compare_places(readings: Sequence[Reading], truths: Sequence[Truth]) -> list[PlaceAccuracy]:
+    """Agreement in side and zone, place by place: which lesions are drawn elsewhere than the report says?
+
+    Args:
+        readings: One per exam.
+        truths: One per exam, in the same order; exams without a lesion or without a sector are left out.
+
+    Returns:
+        One entry per zone and sector that occurs, in alphabetical order.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    pairs: dict[tuple[str, str], list[tuple[Reading, Truth]]] = {}
+    for reading, truth in zip(readings, truths, strict=True):
+        if truth.zone is not None and truth.sector is not None:
+            pairs.setdefault((truth.zone, truth.sector), []).append((reading, truth))
+    return [
+        PlaceAccuracy(
+            zone,
+            sector,
+            len(own),
+            _share(sum(reading.side == truth.side for reading, truth in own), len(own)),
+            _share(sum(reading.zone == truth.zone for reading, truth in own), len(own)),
+        )
+        for (zone, sector), own in sorted(pairs.items())
+    ]
+
+
+def _share(right: int, all_of_them: int) -> Share:
+    bounds = stats.binomtest(right, all_of_them).proportion_ci(confidence_level=0.95, method="wilson")
+    return Share(right / all_of_them, (float(bounds.low), float(bounds.high)))
 
 
 def bootstrap_intervals(

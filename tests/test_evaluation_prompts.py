@@ -46,6 +46,11 @@ def test_exams_that_are_the_phantoms_reach_the_ceiling(document):
     assert document["class_head_auc"] is None
     assert document["exams"] == COUNT
     assert 0 < document["positives"] < COUNT
+    # Every index lesion is counted at one place, and zones over all places make the zone accuracy.
+    places = document["phantoms"]["places"]
+    assert sum(place["lesions"] for place in places) == document["positives"]
+    right = sum(place["lesions"] * place["zone_read"]["value"] for place in places)
+    assert right / document["positives"] == pytest.approx(document["phantoms"]["figures"]["zone_accuracy"]["value"])
     json.dumps(document, allow_nan=False)
 
 

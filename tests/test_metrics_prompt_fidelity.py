@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ccella.metrics.prompt_fidelity import Reading, Truth, bootstrap_intervals, compare_readings, read_exam
+from ccella.metrics.prompt_fidelity import (
+    Reading,
+    Truth,
+    bootstrap_intervals,
+    compare_places,
+    compare_readings,
+    read_exam,
+)
 
 SPACING = (1.5, 1.5, 3.0)
 
@@ -60,6 +67,27 @@ def test_agreement_is_counted_by_hand():
     assert figures["side_accuracy"] == 1.0
     assert figures["zone_accuracy"] == 0.5
     assert figures["size_spearman"] == pytest.approx(1.0)
+
+
+def test_accuracy_by_place_is_counted_by_hand():
+    truths = [
+        Truth(True, "left", "PZ", 10.0, "anterior"),
+        *[Truth(True, "right", "PZ", 12.0, "posterolateral")] * 10,
+        Truth(True, "left", "PZ", 9.0, "anterior"),
+        Truth(False),
+    ]
+    rights = [reading(0.9, "right", "PZ")] * 9 + [reading(0.9, "left", "PZ")]
+    readings = [reading(0.9, "left", "TZ"), *rights, reading(0.9, "right", "PZ"), reading(0.1)]
+    anterior, posterolateral = compare_places(readings, truths)
+    assert (anterior.zone, anterior.sector, anterior.lesions) == ("PZ", "anterior", 2)
+    assert (anterior.side.value, anterior.zone_read.value) == (0.5, 0.5)
+    assert (posterolateral.sector, posterolateral.lesions) == ("posterolateral", 10)
+    assert posterolateral.zone_read.value == 1.0
+    # Wilson's score interval of 9 in 10: (p + z2/2n -+ z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n) with z = 1.96.
+    assert posterolateral.side.value == 0.9
+    assert posterolateral.side.interval == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    with pytest.raises(ValueError, match="zip"):
+        compare_places(readings[:-1], truths)
 
 
 def test_one_class_is_refused():
