@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import write_bytes
+from .claims import DEFLATE_LIMIT, check_claim
 from .errors import InputError
-from .itk import DEFLATE_LIMIT, check_claim, read_dicom_series, read_itk_file
+from .itk import read_dicom_series, read_itk_file
 from .volume import Volume
 
 if TYPE_CHECKING:

@@ -59,8 +59,9 @@ def test_the_python_example_runs(tiny_model, tmp_path):
     (tmp_path / "report.txt").write_text("A lesion on the left.", encoding="utf-8")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        encoding="utf-8", check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert len(lines) == 6 and all((tmp_path / line.split()[-1]).is_file() for line in lines), done.stdout

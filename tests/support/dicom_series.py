@@ -1,5 +1,6 @@
 """Small DICOM series."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import SimpleITK
 def write_dicom(folder: Path, heights, series="1.2.826.0.1.3680043.2.1125.1") -> None:
     """Writes axial slices at the given heights in mm, in shuffled file order."""
     folder.mkdir(parents=True, exist_ok=True)
+    # The library's writer of DICOM leaves the process in the locale C, in which other tests would read ASCII alone.
+    before = locale.setlocale(locale.LC_ALL)
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for number, height in enumerate(heights):
@@ -28,3 +31,4 @@ def write_dicom(folder: Path, heights, series="1.2.826.0.1.3680043.2.1125.1") ->
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{(number * 7) % 10}_{series[-1]}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)
