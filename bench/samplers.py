@@ -4,9 +4,11 @@ Samples one exam for each of N reports that no training has seen, with every sam
 card's presets, whose timesteps are their own, and with the published sampler (1000 steps of DDPM, no guidance), all
 from the same noise; with --student also with a student of the model, which has learnt its guidance. Each set is
 compared with the phantoms of the same reports. Writes docs/samplers.md and docs/samplers.png; a stopped run goes
-on where it was.
+on where it was. With --stored rows that bench/results/samplers.json has, of the same weights and reports, are taken
+from there, each with the machine of its seconds: a student is added to a table that took hours.
 
     python bench/samplers.py -n 200
+    python bench/samplers.py -n 200 --stored --student runs/student
 
 Needs matplotlib (the extra `figures`).
 """
@@ -163,6 +165,9 @@ def write_table(rows: list[dict[str, Any]], options: argparse.Namespace, fits: d
     ceiling = " | ".join(f"{rows[0]['ceiling'][name]:.3f}" for name in PROMPT_FIGURES)
     lines += [f"| phantoms | | | | {ceiling} | {rows[0]['fid_floor']:.4g} | | |", ""]
     lines += [f"Seconds of the processor for one exam, {name}: {text}." for name, text in fits.items()]
+    for machine in dict.fromkeys(row["machine"] for row in rows if row["machine"] != describe_machine()):
+        elsewhere = ", ".join(f"{row['sampler']} {row['steps']}" for row in rows if row["machine"] == machine)
+        lines += ["", f"Seconds of these rows are of {machine}: {elsewhere}."]
     lines += ["", "![KID and prompt fidelity by number of steps](samplers.png)", ""]
     (DOCS / "samplers.md").write_text("\n".join(lines), encoding="utf-8")
 
@@ -206,6 +211,23 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
     figure.savefig(DOCS / "samplers.png", dpi=120, metadata={"Software": None})
 
 
+def stored_rows(card: Card, options: argparse.Namespace) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows of the last run by label and steps, where it was about the same weights, guidance and reports."""
+    path = RESULTS / "samplers.json"
+    if not options.stored or not path.is_file():
+        return {}
+    details = json.loads(path.read_text(encoding="utf-8"))["details"]
+    same = {"n": options.n, "guidance": options.guidance, "weights": weights_of(card)}
+    if different := sorted(name for name, value in same.items() if details.get(name) != value):
+        raise SystemExit(f"{path} differs in {', '.join(different)}: run without --stored.")
+    return {(row["sampler"], row["steps"]): row for row in details["rows"] if row["sampler"] != STUDENT}
+
+
+def weights_of(card: Card) -> dict[str, str]:
+    """Digest of every file of a model's parts."""
+    return {file.path: file.sha256 for part in card.parts.values() for file in part.files}
+
+
 def ways_of(card: Card, options: argparse.Namespace) -> list[Way]:
     """The rows of the table, the published sampler last."""
     model = ("--model", options.model)
@@ -240,7 +262,7 @@ def measure(options: argparse.Namespace, way: Way, phantoms: Path, real: dict[st
     prompt = evaluate_prompt(out, phantoms)
     row = {
         "sampler": way.label, "steps": way.steps, "published": way.published, "preset": way.preset,
-        "seconds": float(seconds), "cpu_seconds": float(cpu_seconds),
+        "seconds": float(seconds), "cpu_seconds": float(cpu_seconds), "machine": describe_machine(),
         **fidelity,
         "prompt": {name: prompt["synthetic"]["figures"][name]["value"] for name in PROMPT_FIGURES},
         "prompt_intervals": {name: prompt["synthetic"]["figures"][name]["interval"] for name in PROMPT_FIGURES},
@@ -268,6 +290,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--extractor", default="pyramid")
     parser.add_argument("--write-card", action="store_true", help="put the figures of presets into the model's card")
+    parser.add_argument("--stored", action="store_true", help="measure only rows that the stored results lack")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ and bench/results/ alone: a trial")
     options = parser.parse_args()
     # A trial with few exams leaves resamples without spread, and each of them would warn.
@@ -281,7 +304,9 @@ def main() -> None:
     run("phantom", "-n", options.n, "--seed", TEST_SEED, "--prevalence", 0.5, "-o", phantoms, "-q")
     write_prompts(phantoms, options.work / f"prompts-{options.n}.jsonl")
     real = volume_features(phantoms, options.model, options.extractor)
-    rows = [measure(options, way, phantoms, real) for way in ways_of(card, options)]
+    stored = stored_rows(card, options)
+    ways = ways_of(card, options)
+    rows = [stored.get((way.label, way.steps)) or measure(options, way, phantoms, real) for way in ways]
     fits = {}
     for name in options.samplers.split(","):
         own = [row for row in rows if row["sampler"] == name]
@@ -304,7 +329,8 @@ def main() -> None:
         print(f"Figures put into the card of {card.id}: {', '.join(store_measured(card, rows, options.n))}.")
     write_table(rows, options, fits)
     draw_plot(rows)
-    report("samplers", lines, {"n": options.n, "model": options.model, "guidance": options.guidance, "rows": rows})
+    about = {"n": options.n, "model": options.model, "guidance": options.guidance, "weights": weights_of(card)}
+    report("samplers", lines, about | {"rows": rows})
 
 
 if __name__ == "__main__":
