@@ -19,7 +19,7 @@ from .options import (
 )
 from .output import Output, print_records
 from .progress import Progress
-from .stages import ItemCount, announce_runtime, read_stdin_records, require_weights
+from .stages import ItemCount, announce_runtime, read_stdin_records, require_weights, say_preview
 
 
 @click.command()
@@ -86,4 +86,4 @@ def command(
             on_item=count.finish,
         )  # fmt: skip
         print_records(made, progress, as_json=as_json)
-    say(f"Preview: {run.named('preview.png')}")
+    say_preview(run)

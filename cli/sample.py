@@ -32,7 +32,7 @@ from .options import (
 )
 from .output import Output, print_records
 from .progress import Progress
-from .stages import ItemCount, announce_runtime, require_weights
+from .stages import ItemCount, announce_runtime, require_weights, say_preview
 
 if TYPE_CHECKING:
     from ..pipeline.prompts import PromptItem
@@ -114,7 +114,7 @@ def command(
     manifest.jsonl lists them and preview.png shows the first. The same seed gives the same exam, whatever the batch
     or shard.
     """
-    from ..pipeline.conditions import check_classes
+    from ..pipeline.conditions import check_conditions
     from ..pipeline.prompts import expand_seeds
     from ..pipeline.sampler_settings import choose_settings
 
@@ -141,7 +141,7 @@ def command(
     settings = replace(settings, memory_bytes=memory_bytes)
     chosen = expand_seeds(items, seeds)
     chosen = list(shard.select(chosen)) if shard is not None else chosen
-    check_classes(chosen, card)
+    check_conditions(chosen, card)
     if dry_run:
         _print_plan(chosen, card, settings, out, as_json)
         return
@@ -261,5 +261,4 @@ def _run(
             runtime=runtime, settings=settings, warn=say, on_item=count.finish, on_step=count.advance,
         )  # fmt: skip
         print_records(records, progress, as_json=as_json)
-    if not settings.latents_only:
-        say(f"Preview: {run.named('preview.png')}")
+    say_preview(run)

@@ -14,6 +14,7 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from ..export.runtimes import Runtime
+    from ..pipeline.run_folder import RunFolder
 
 
 def announce_runtime(
@@ -42,6 +43,13 @@ def require_weights(card: Card, *parts: str) -> None:
 
     for part in parts:
         part_paths(card, part)
+
+
+def say_preview(run: "RunFolder") -> None:
+    """Says where the preview of a run's images lies, if it made one."""
+    path = run.named("preview.png")
+    if path.is_file():
+        say(f"Preview: {path}")
 
 
 class ItemCount:

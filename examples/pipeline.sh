@@ -1,8 +1,8 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # The whole chain on phantoms, from exams with known truth to a model of one's own and volumes sampled from it.
 #   examples/pipeline.sh [FOLDER]
 # The numbers here are small so that it ends in some minutes on a laptop; see docs/ for a run worth its name.
-set -eu
+set -euo pipefail
 
 run=${1:-runs/pipeline}
 mkdir -p "$run"

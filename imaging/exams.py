@@ -11,15 +11,16 @@ from .errors import InputError
 from .files import check_volume, read_description, read_volume, volume_ending
 from .intensity import parse_intensity
 from .layouts import LOOKED_FOR, Exam, OnProblem, find_in_folder
-from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifest
+from .manifests import MANIFEST_ENDINGS, exams_from_records, find_in_manifests
+from .run_manifests import run_manifests
 from .spec import Channel, ImageSpec
 from .volume import Volume, crop_or_pad, reorient, resample_spacing, resample_to
 
 __all__ = ["Exam", "PreparedExam", "exams_from_records", "find_exams", "is_synthetic", "load_exam", "read_aligned"]
 
-RUN_MANIFEST = "manifest.jsonl"
-# An image in this unit whose largest values stay below the number is in another unit.
-LEAST_MAXIMUM_OF_UNIT: Mapping[str, float] = {"1e-6 mm2/s": 10.0}
+# An image in this unit whose high values stay below the number is in another unit.
+LEAST_VALUE_OF_UNIT: Mapping[str, float] = {"1e-6 mm2/s": 10.0}
+HIGH_PERCENTILE = 95.0
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 
 
@@ -48,7 +49,8 @@ def find_exams(source: Path | str, channels: Sequence[str], on_problem: OnProble
     """Finds exams in a folder (PI-CAI, Prostate158, plain, or one exam's) or a manifest (CSV, JSON Lines).
 
     Args:
-        source: Folder or manifest. In a folder with a `manifest.jsonl`, as a run leaves it, the manifest tells.
+        source: Folder or manifest. In a folder with a `manifest.jsonl`, as a run leaves it, the manifest tells; where
+            the run was made in shards, all of their manifests.
         channels: Channels that every exam must have.
         on_problem: Called with the id and the error of an exam that cannot be used, such as one without a channel or
             with a report that is not text; the others are found all the same. None raises the first such error.
@@ -61,14 +63,16 @@ def find_exams(source: Path | str, channels: Sequence[str], on_problem: OnProble
     """
     path = Path(source)
     if path.is_dir():
-        manifest = path / RUN_MANIFEST
-        if manifest.is_file():
-            return find_in_manifest(manifest, channels, on_problem)
-        return find_in_folder(path, channels, on_problem)
+        manifests = run_manifests(path)
+        return (
+            find_in_manifests(manifests, channels, on_problem)
+            if manifests
+            else find_in_folder(path, channels, on_problem)
+        )
     if not path.exists():
         raise InputError(f"{path} does not exist.", "Check the path.")
     if path.suffix.lower() in MANIFEST_ENDINGS:
-        return find_in_manifest(path, channels, on_problem)
+        return find_in_manifests([path], channels, on_problem)
     raise InputError(f"{path} is neither a folder nor a manifest.", f"Give {LOOKED_FOR}.")
 
 
@@ -99,15 +103,25 @@ def _read_channel(exam: Exam, channel: Channel) -> Volume:
     name = f"{channel.name} of exam {exam.id!r} ({path})"
     volume = read_volume(path)
     check_volume(volume, name)
-    least = LEAST_MAXIMUM_OF_UNIT.get(channel.unit)
-    highest = float(volume.data.max())
-    if least is not None and highest < least:
-        factor, unit = (1e3, "1e-3 mm2/s") if highest >= least / 1e3 else (1e6, "mm2/s")
+    least = LEAST_VALUE_OF_UNIT.get(channel.unit)
+    if least is not None:
+        _check_unit(volume, name, channel.unit, least)
+    return volume
+
+
+def _check_unit(volume: Volume, name: str, unit: str, least: float) -> None:
+    """Refuses an image in another unit: by its high values, of which an artefact of some voxels makes no difference."""
+    positive = volume.data[volume.data > 0]
+    if positive.size == 0:
+        raise InputError(f"The {name} has no value above 0.", f"Save it in {unit}: such values are positive.")
+    highest = float(np.percentile(positive, HIGH_PERCENTILE))
+    if highest < least:
+        factor, other = (1e3, "1e-3 mm2/s") if highest >= least / 1e3 else (1e6, "mm2/s")
         raise InputError(
-            f"The {name} is due in {channel.unit}, but no value exceeds {highest:.3g}: it looks like {unit}.",
+            f"The {name} is due in {unit}, but {HIGH_PERCENTILE:g} % of its positive values do not exceed "
+            f"{highest:.3g}: it looks like {other}.",
             f"Multiply the values by {factor:g} and save the file again.",
         )
-    return volume
 
 
 def _map_to(volume: Volume, reference: Volume, exam: Exam, channel: Channel) -> Volume:

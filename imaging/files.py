@@ -137,6 +137,8 @@ def _read_nifti(path: Path) -> Volume:
             f"{path}: the file is truncated or damaged: {str(error) or type(error).__name__}.",
             "Copy or download the file again.",
         ) from error
+    if data.dtype.kind not in "biuf":
+        raise InputError(f"{path} holds colours or complex numbers, not one number a voxel.", "Save it as float32.")
     if data.dtype != header.get_data_dtype():
         # nibabel computes slope and intercept in float64; the values themselves have far fewer bits.
         data = data.astype(np.float32)

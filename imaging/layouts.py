@@ -183,18 +183,28 @@ def _walk(source: Path, channels: Sequence[str]) -> Iterator[Path]:
         yield from (Path(folder) / name for name in visible if volume_ending(name))
 
 
-def _collect(source: Path, channels: Sequence[str]) -> dict[str, dict[str, Path]]:
+@dataclass
+class _Collection:
+    """Files under a folder by exam id and channel, what is wrong with an exam, and DICOM series of other names."""
+
+    exams: dict[str, dict[str, Path]] = field(default_factory=dict)
+    problems: dict[str, InputError] = field(default_factory=dict)
+    other_series: list[Path] = field(default_factory=list)
+
+
+def _collect(source: Path, channels: Sequence[str]) -> _Collection:
     """Groups the files under `source` by exam id and channel."""
-    found: dict[str, dict[str, Path]] = {}
+    found = _Collection()
     for path in _walk(source, channels):
         stem = path.name[: -len(volume_ending(path) or "")] if path.is_file() else path.name
         match = match_channel(stem, channels)
         if match is None:
+            found.other_series += [path] if path.is_dir() else []
             continue
         identifier, channel = match[0] or path.parent.name, match[1]
-        files = found.setdefault(identifier, {})
+        files = found.exams.setdefault(identifier, {})
         if channel in files:
-            raise InputError(
+            found.problems[identifier] = InputError(
                 f"Exam {identifier!r} has two files for {channel!r}: {files[channel]} and {path}.",
                 "Keep one of them, or name the files in a manifest.",
             )
@@ -250,14 +260,21 @@ def find_in_folder(source: Path, channels: Sequence[str], on_problem: OnProblem 
     """
     source = source.resolve()
     found = _collect(source, channels)
-    if not found:
-        raise InputError(
-            f"No exam with the channels {', '.join(channels)} was found in {source}.",
-            f"Looked for {LOOKED_FOR}; endings: {', '.join(VOLUME_ENDINGS)}.",
-        )
+    if not found.exams:
+        message = f"No exam with the channels {', '.join(channels)} was found in {source}."
+        if found.other_series:
+            series = f"{len(found.other_series)} DICOM series of other names, such as {found.other_series[0]}"
+            raise InputError(
+                f"{message} There are {series}.",
+                f"Name the series' folders <id>/{channels[0]} and so on, or list them in a manifest with columns for "
+                f"id, {', '.join(channels)}.",
+            )
+        raise InputError(message, f"Looked for {LOOKED_FOR}; endings: {', '.join(VOLUME_ENDINGS)}.")
     marksheet = _read_marksheet(source)
 
     def build(identifier: str, files: Mapping[str, Path]) -> Exam:
+        if identifier in found.problems:
+            raise found.problems[identifier]
         row = marksheet.get(identifier, {})
         folder = next(iter(files.values())).parent
         patient = folder.name if identifier.startswith(folder.name + "_") else identifier
@@ -273,4 +290,6 @@ def find_in_folder(source: Path, channels: Sequence[str], on_problem: OnProblem 
         )
         return check_exam(exam, channels, source)
 
-    return collect_usable(((name, partial(build, name, files)) for name, files in sorted(found.items())), on_problem)
+    return collect_usable(
+        ((name, partial(build, name, files)) for name, files in sorted(found.exams.items())), on_problem
+    )

@@ -155,46 +155,57 @@ def exams_from_records(
         Exams in the order of the records.
 
     Raises:
-        InputError: A line is no such record, an id comes back later, or an exam lacks a channel or has it twice.
+        InputError: A line is no such record, an id comes back later, an exam lacks a channel or has it twice, or
+            there is no exam.
     """
-    yield from _group(_parse_lines(lines, origin), channels, base or Path(), origin)
+    exam = None
+    for exam in _group(_parse_lines(lines, origin), channels, base or Path(), origin):
+        yield exam
+    if exam is None:
+        raise InputError(f"{origin[:1].upper()}{origin[1:]} has no exam.", "Pipe in the output of --json.")
 
 
-def find_in_manifest(path: Path, channels: Sequence[str], on_problem: OnProblem | None = None) -> list[Exam]:
-    """Reads the exams of a manifest file.
+def find_in_manifests(
+    paths: Sequence[Path], channels: Sequence[str], on_problem: OnProblem | None = None
+) -> list[Exam]:
+    """Reads the exams of a manifest file, or of those that the shards of one run wrote.
 
     Args:
-        path: `.csv`, `.jsonl` or `.ndjson`.
+        paths: `.csv`, `.jsonl` or `.ndjson`.
         channels: Channels that every exam must have.
         on_problem: As `find_exams`; records of volumes are refused as a whole.
 
     Returns:
-        Exams in the order of the manifest.
+        Exams in the order of the manifests.
 
     Raises:
-        InputError: The manifest cannot be read or is empty, lacks an id or a channel, or has an id twice.
+        InputError: A manifest cannot be read or lacks an id or a channel, an id is there twice, or there is no exam.
     """
-    origin = str(path)
-    rows: list[tuple[int, dict[str, object]]]
-    if path.suffix.lower() == ".csv":
-        rows = [(number, dict(row)) for number, row in enumerate(read_table(path), start=2)]
-    else:
-        try:
-            rows = list(_parse_lines(path.read_text(encoding="utf-8-sig").splitlines(), origin))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text.", "Save it as JSON Lines in UTF-8.") from error
-    if rows and _is_record(rows[0][1]):
-        exams = list(_group(rows, channels, path.parent, origin))
-    else:
-        exams = collect_usable(
-            ((str(row.get("id")), partial(_from_row, row, channels, path, number)) for number, row in rows), on_problem
-        )
+    exams: list[Exam] = []
+    for path in paths:
+        rows = _read_rows(path)
+        if rows and _is_record(rows[0][1]):
+            exams += _group(rows, channels, path.parent, str(path))
+        else:
+            builders = ((str(row.get("id")), partial(_from_row, row, channels, path, n)) for n, row in rows)
+            exams += collect_usable(builders, on_problem)
+    origin = " and ".join(map(str, paths))
     if not exams:
-        raise InputError(f"{path} lists no exam.", "Give every exam a line with its id and one path per channel.")
+        raise InputError(f"{origin} lists no exam.", "Give every exam a line with its id and one path per channel.")
     twice = next((name for name, count in Counter(exam.id for exam in exams).items() if count > 1), None)
     if twice is not None:
-        raise InputError(f"{path} lists the id {twice!r} twice.", "Give every exam an id of its own.")
+        raise InputError(f"{origin} lists the id {twice!r} twice.", "Give every exam an id of its own.")
     return exams
+
+
+def _read_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
+    """The rows of a manifest with their line numbers."""
+    if path.suffix.lower() == ".csv":
+        return [(number, dict(row)) for number, row in enumerate(read_table(path), start=2)]
+    try:
+        return list(_parse_lines(path.read_text(encoding="utf-8-sig").splitlines(), str(path)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text.", "Save it as JSON Lines in UTF-8.") from error
 
 
 def _from_row(row: Mapping[str, object], channels: Sequence[str], path: Path, number: int) -> Exam:

@@ -17,6 +17,8 @@ Triple = tuple[float, float, float]
 DIRECTIONS = (("L", "R"), ("P", "A"), ("I", "S"))
 # Two grids whose voxel centres differ by less than this many voxels are one grid: float32 headers cause as much.
 SAME_GRID_VOXELS = 1e-4
+# Share of a grid, along each of its axes, that another volume must cover at least; small fields of view cover a third.
+LEAST_OVERLAP = 0.1
 MAX_RESAMPLED = 2**29  # a grid of more voxels comes from a damaged header
 # Standard deviation of a Gaussian whose full width at half maximum is 1.
 SIGMA_OF_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
@@ -206,6 +208,13 @@ def _interpolate(volume: Volume, affine: np.ndarray, shape: tuple[int, int, int]
             f"The volumes do not overlap in space: one is centred at {_text(volume.centre_mm)} mm, "
             f"the other at {_text(_centre(shape, affine))} mm (right, anterior, superior).",
             "Check that the files belong to one exam and that their headers hold the scanner's positions.",
+        )
+    covered = [inside.any(axis=tuple({0, 1, 2} - {axis})).mean() for axis in range(3)]
+    if min(covered) < LEAST_OVERLAP:
+        raise InputError(
+            f"The volumes hardly overlap in space: one covers {min(covered):.0%} of the other along its axis "
+            f"{'xyz'[int(np.argmin(covered))]}, less than {LEAST_OVERLAP:.0%}.",
+            "Check that the files belong to one exam, are whole, and hold the scanner's positions.",
         )
     # Labels keep their type; intensities are interpolated in float32.
     source = volume.data if order == 0 else volume.data.astype(np.float32)

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 
 from ..imaging.errors import InputError
+from ..imaging.files import SPACING_LIMITS_MM
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from .prompts import PromptItem
 
 
-def check_classes(items: Sequence[PromptItem], card: Card) -> None:
-    """Refuses items whose class does not fit the model; see `check_class`."""
+def check_conditions(items: Sequence[PromptItem], card: Card) -> None:
+    """Refuses items whose class or spacing does not fit the model; see `check_class` and `choose_spacing`."""
     for item in items:
         check_class(item, card)
+        choose_spacing(card, item.spacing_mm, item.id)
 
 
 def check_class(item: PromptItem, card: Card) -> None:
@@ -34,3 +36,25 @@ def check_class(item: PromptItem, card: Card) -> None:
             f"Item {item.id} asks for class {label}, which model {card.id} does not take.",
             "Leave the class out." if source == "none" else "Give 0 or 1.",
         )
+
+
+def choose_spacing(card: Card, wanted: Sequence[float] | None, item_id: str) -> tuple[float, ...]:
+    """The spacing in mm of an item's image: what is wanted, else the card's.
+
+    Raises:
+        InputError: There is none, it has another number of axes, or no volume could have such voxels.
+    """
+    spacing = tuple(wanted) if wanted is not None else card.image.spacing_mm
+    if spacing is None:
+        raise InputError(f"{item_id} has no spacing, and model {card.id} states none.", "Give --spacing.")
+    if len(spacing) != len(card.image.axes):
+        raise InputError(
+            f"The spacing {list(spacing)} of {item_id} has {len(spacing)} values for the axes {card.image.axes!r}.",
+            f"Give {len(card.image.axes)} values in mm.",
+        )
+    lower, upper = SPACING_LIMITS_MM
+    if card.image.axes == "xyz" and not all(lower <= step <= upper for step in spacing):
+        raise InputError(
+            f"The spacing {list(spacing)} of {item_id} is that of no volume.", f"Give {lower:g} to {upper:g} mm."
+        )
+    return spacing

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..imaging.errors import InputError
 from ..imaging.files import read_volume, write_volume
 from ..imaging.intensity import parse_intensity
 from ..imaging.previews import write_mosaic
@@ -55,19 +54,6 @@ def grid_affine(card: Card, spacing_mm: Sequence[float]) -> np.ndarray:
     """4x4 affine (voxel to RAS mm) of the card's grid with a spacing, its middle at 0 mm."""
     _format(card)
     return reference_affine(card.image.shape, spacing_mm)
-
-
-def choose_spacing(card: Card, wanted: Sequence[float] | None, item_id: str) -> tuple[float, ...]:
-    """The spacing in mm of an item's image: what is wanted, else the card's; InputError for a wrong number of axes."""
-    spacing = tuple(wanted) if wanted is not None else card.image.spacing_mm
-    if spacing is None:
-        raise InputError(f"{item_id} has no spacing, and model {card.id} states none.", "Give --spacing.")
-    if len(spacing) != len(card.image.axes):
-        raise InputError(
-            f"The spacing {list(spacing)} of {item_id} has {len(spacing)} values for the axes {card.image.axes!r}.",
-            f"Give {len(card.image.axes)} values in mm.",
-        )
-    return spacing
 
 
 def write_images(

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..zoo.card import Card
 from ..zoo.record import Record
-from .conditions import check_class
+from .conditions import check_class, choose_spacing
 from .embeddings import Embedding
-from .images import choose_spacing
 from .prompts import PromptItem
 
 if TYPE_CHECKING:

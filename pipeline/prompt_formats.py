@@ -12,6 +12,9 @@ CLASS_COLUMNS = ("class", "case_csPCa")
 SPACING_COLUMNS = ("spacing", "spacing_mm")
 KNOWN_COLUMNS = {"id", "seed", "patient_id", *TEXT_COLUMNS, *CLASS_COLUMNS, *SPACING_COLUMNS}
 TEXT_ENDINGS = ("", ".txt", ".text", ".md")
+# In a folder .md is left to its README.
+REPORT_ENDINGS = (".txt", ".text")
+OTHER_SEPARATORS = "\t;|"
 AS_CSV = "Save the table as .csv, with commas, in UTF-8."
 AS_TEXT = "Save it as plain text, .txt."
 # What to do with files that are easily taken for a report or a manifest.
@@ -32,6 +35,19 @@ def check_text_ending(path: Path) -> None:
         )
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file of a folder of prompts is one: plain text by its ending, and not hidden."""
+    return path.suffix.lower() in REPORT_ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def check_separator(path: Path) -> None:
+    """Raises InputError for a CSV manifest whose cells are separated by something else than commas."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(65536)
+    if any(_names_columns(header.strip(), separator) for separator in OTHER_SEPARATORS):
+        raise InputError(f"The cells of {path} are not separated by commas.", AS_CSV)
+
+
 def is_table(text: str) -> bool:
     """Whether a stream is a CSV manifest, by its first line. Raises InputError for other tables and JSON arrays."""
     if _is_array(text):
@@ -39,7 +55,7 @@ def is_table(text: str) -> bool:
     header = text.lstrip().partition("\n")[0]
     if _names_columns(header, ","):
         return True
-    if any(_names_columns(header, separator) for separator in "\t;|"):
+    if any(_names_columns(header, separator) for separator in OTHER_SEPARATORS):
         raise InputError("Standard input is a table whose cells are not separated by commas.", AS_CSV)
     return False
 

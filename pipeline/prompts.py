@@ -13,7 +13,16 @@ from ..imaging.layouts import parse_label, parse_table, read_table
 from ..imaging.names import check_id, check_storable
 from ..zoo.record import SCHEMA
 from ..zoo.record_keys import find_wrong_key
-from .prompt_formats import CLASS_COLUMNS, KNOWN_COLUMNS, SPACING_COLUMNS, TEXT_COLUMNS, check_text_ending, is_table
+from .prompt_formats import (
+    CLASS_COLUMNS,
+    KNOWN_COLUMNS,
+    SPACING_COLUMNS,
+    TEXT_COLUMNS,
+    check_separator,
+    check_text_ending,
+    is_report,
+    is_table,
+)
 from .seeds import MAX_SEED
 
 LINE_ENDINGS = (".jsonl", ".ndjson")
@@ -58,9 +67,9 @@ def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[Pro
     """Reads what to sample.
 
     Args:
-        source: A text file (`.txt`, `.text`, `.md` or no ending; the name without it is the id), a folder of `.txt`
-            files, a manifest (`.jsonl` or `.csv` with one line per item: `id`, one of `prompt`, `text`, `report`, and
-            where wanted `class`, `spacing`, `seed`, `patient_id`), or `-`.
+        source: A text file (`.txt`, `.text`, `.md` or no ending; the name without it is the id), a folder of `.txt` or
+            `.text` files, a manifest (`.jsonl` or `.csv` with one line per item: `id`, one of `prompt`, `text`,
+            `report`, and where wanted `class`, `spacing`, `seed`, `patient_id`), or `-`.
         stream: Bytes of standard input, for `-`: JSON Lines when it starts with `{`, CSV when its first line names the
             columns of a manifest, else the text of one prompt.
 
@@ -74,22 +83,23 @@ def read_prompts(source: Path | str, stream: BinaryIO | None = None) -> list[Pro
     if str(source) == "-":
         if stream is None:
             raise ValueError("Standard input was asked for, but no stream was given.")
-        return _check(_read_stream(stream))
+        return _check(_read_stream(stream), "standard input")
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.glob("*.txt") if not file.name.startswith("."))
+        files = sorted(file for file in path.iterdir() if is_report(file))
         if not files:
             raise InputError(f"The folder {path} has no .txt file.", "Put one report per file, named <id>.txt.")
-        return _check(_read_text(file) for file in files)
+        return _check((_read_text(file) for file in files), str(path))
     if not path.exists():
         raise InputError(f"The prompt {path} does not exist.", "Check the path.")
     ending = path.suffix.lower()
     if ending == ".csv":
-        return _check(_parse_row(row, f"{path}, line {n}") for n, row in enumerate(read_table(path), 2))
+        check_separator(path)
+        return _check((_parse_row(row, f"{path}, line {n}") for n, row in enumerate(read_table(path), 2)), str(path))
     if ending in LINE_ENDINGS:
-        return _check(_read_lines(_decode(_read_bytes(path, None), str(path)), str(path)))
+        return _check(_read_lines(_decode(_read_bytes(path, None), str(path)), str(path)), str(path))
     check_text_ending(path)
-    return _check([_read_text(path)])
+    return _check([_read_text(path)], str(path))
 
 
 def _read_bytes(path: Path, limit: int | None) -> bytes:
@@ -236,12 +246,12 @@ def parse_seed(value: object, origin: str) -> int | None:
         return None
     text = str(value).strip()
     if isinstance(value, bool | float) or not text.isascii() or not text.isdigit() or int(text) > MAX_SEED:
-        raise InputError(f"The seed {value!r} of {origin} is not a whole number of at least 0.", "Write e.g. 17.")
+        raise InputError(f"The seed {value!r} of {origin} is not a whole number from 0 to 2^63 - 1.", "Write e.g. 17.")
     return int(text)
 
 
-def _check(items: Iterable[PromptItem]) -> list[PromptItem]:
-    """The items, after making sure that no two would write to one place."""
+def _check(items: Iterable[PromptItem], origin: str) -> list[PromptItem]:
+    """The items, after making sure that there is one and that no two would write to one place."""
     found: dict[str, str] = {}
     checked = []
     for item in items:
@@ -254,7 +264,7 @@ def _check(items: Iterable[PromptItem]) -> list[PromptItem]:
         found[key] = item.id
         checked.append(item)
     if not checked:
-        raise InputError("There is no prompt.", "Give at least one.")
+        raise InputError(f"There is no prompt in {origin}.", "Give at least one.")
     return checked
 
 
@@ -276,8 +286,9 @@ def expand_seeds(items: Sequence[PromptItem], seeds: Sequence[int] | None) -> li
         return [replace(i, seed=i.seed if i.seed is not None else seed_from_id(i.id)) for i in items]
     if len(seeds) == 1:
         return [replace(item, seed=seeds[0]) for item in items]
-    return _check(
+    expanded = (
         replace(item, id=f"{item.id}_s{seed}", seed=seed, prompt_id=item.prompt_id or item.id)
         for item in items
         for seed in seeds
     )
+    return _check(expanded, "the items")

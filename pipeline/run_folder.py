@@ -19,8 +19,8 @@ from typing import Any
 
 from ..imaging.atomic import write_json
 from ..imaging.digests import digest_file
+from ..imaging.run_manifests import SHARD_MANIFEST
 from ..zoo.record import Record
-from ..zoo.runs import SHARD_MANIFEST
 from .errors import RunFolderError
 from .manifests import Manifest, find_sidecars, read_sidecar, sidecar_path
 from .run_lock import RunLock
@@ -28,6 +28,8 @@ from .run_settings import RunSettings
 from .seeds import Shard
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+SHARD_PREVIEW = re.compile(r"preview-[0-9]+-of-[0-9]+\.png")
+SHARD_FILES = (SHARD_MANIFEST, SHARD_PREVIEW)
 SHARED_FILE = re.compile(r"[0-9a-f]{16}\.safetensors")
 
 
@@ -115,7 +117,7 @@ class RunFolder:
             for folder in self.path.iterdir():
                 if folder.is_dir() and not folder.name.startswith("."):
                     self._clean(folder)
-                elif self.shard is None and SHARD_MANIFEST.fullmatch(folder.name):
+                elif self.shard is None and any(kind.fullmatch(folder.name) for kind in SHARD_FILES):
                     # A run without shards takes over what shards began: its own manifest lists it from now on.
                     folder.unlink()
         self._settings.write()
@@ -162,6 +164,10 @@ class RunFolder:
         """Turns an operating system's refusal to write `path` into a sentence."""
         try:
             yield
+        except (NotADirectoryError, FileExistsError) as error:
+            raise RunFolderError(
+                f"{path} cannot be written: a file is in its way.", "Remove that file, or give another folder with -o."
+            ) from error
         except OSError as error:
             raise RunFolderError(
                 f"{path} cannot be written: {error.strerror or error}.",

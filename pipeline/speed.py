@@ -18,9 +18,10 @@ from ..zoo.errors import WeightsMissingError
 from ..zoo.family import load_family
 from ..zoo.forward import noise_schedule, predictor
 from ..zoo.loading import load_part, load_text_encoder
+from .conditions import choose_spacing
 from .decode import check_memory, decode_images, to_image
 from .flops import count_exam, count_flops
-from .images import choose_spacing, grid_affine, write_images
+from .images import grid_affine, write_images
 from .memory import read_peak, reset_peak
 from .run_folder import RunFolder
 from .sampler_settings import SampleSettings

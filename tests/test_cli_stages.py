@@ -215,11 +215,15 @@ def test_records_pass_through_a_pipe(workplace: Path) -> None:
     assert [record["seed"] for record in records] == [0, 0, 0, 1, 1, 1]
 
 
-def test_an_empty_pipe_is_an_error(workplace: Path) -> None:
-    command = [sys.executable, "-m", "ccella.cli.main", "decode", "-", "-o", "out"]
-    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("decode", "Standard input has no records."), ("encode", "Standard input has no exam.")],
+)
+def test_an_empty_pipe_is_an_error(workplace: Path, command: str, words: str) -> None:
+    words_of_command = [sys.executable, "-m", "ccella.cli.main", command, "-", "-o", "out"]
+    done = subprocess.run(words_of_command, input="", capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 2
-    assert "Standard input has no records." in done.stderr
+    assert words in done.stderr
 
 
 def test_phantoms_are_exams_that_encode_finds(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.dicom_series import write_dicom
 
 from ccella.imaging.errors import InputError
 from ccella.imaging.exams import exams_from_records, find_exams
@@ -173,6 +174,24 @@ def test_a_run_folders_manifest_is_a_source(tmp_path):
     assert exams[1].files["adc"] == tmp_path / "x1/adc.nii" and exams[1].label == 1
 
 
+def test_the_manifests_of_all_shards_are_one_source(tmp_path):
+    """With what the records tell of class, report and patient; a shard that is missing is not passed over."""
+    for number, identifier in enumerate(("x2", "x1"), 1):
+        known = {"class": number - 1, "patient_id": "P1", "prompt": f"Report {number}."}
+        lines = [record(identifier, channel, **known) for channel in CHANNELS]
+        (tmp_path / f"manifest-{number}-of-3.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match="lacks the manifest of shard 3/3"):
+        find_exams(tmp_path, CHANNELS)
+    (tmp_path / "manifest-3-of-3.jsonl").touch()  # a share of no item
+    exams = find_exams(tmp_path, CHANNELS)
+    assert [(exam.id, exam.patient_id, exam.label) for exam in exams] == [("x2", "P1", 0), ("x1", "P1", 1)]
+    assert exams[0].text == "Report 1."
+    twice = (tmp_path / "manifest-1-of-3.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "manifest-3-of-3.jsonl").write_text(twice, encoding="utf-8")
+    with pytest.raises(InputError, match="lists the id 'x2' twice"):
+        find_exams(tmp_path, CHANNELS)
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -248,6 +267,22 @@ def test_two_files_for_one_channel_are_refused(tmp_path):
     touch(root / "more" / "10000" / "10000_1000000_t2w.nii.gz")
     with pytest.raises(InputError, match="'10000_1000000' has two files for 't2w'"):
         find_exams(root, CHANNELS)
+
+
+def test_an_exam_with_two_files_for_a_channel_stops_no_other(tmp_path):
+    root = pi_cai(tmp_path / "picai")
+    touch(root / "more" / "10000" / "10000_1000000_t2w.nii.gz")
+    problems = []
+    exams = find_exams(root, CHANNELS, lambda identifier, error: problems.append((identifier, error.message)))
+    assert "10000_1000000" not in [exam.id for exam in exams] and len(exams) == 2
+    assert [identifier for identifier, _ in problems] == ["10000_1000000"] and "two files" in problems[0][1]
+
+
+def test_dicom_series_of_other_names_are_told(tmp_path):
+    write_dicom(tmp_path / "patient" / "t2_tse_tra", [0, 3, 6])
+    with pytest.raises(InputError, match=r"1 DICOM series of other names, such as .*t2_tse_tra") as error:
+        find_exams(tmp_path, CHANNELS)
+    assert "list them in a manifest" in error.value.remedy
 
 
 def test_two_rows_for_one_exam_are_refused(tmp_path):

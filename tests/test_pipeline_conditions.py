@@ -10,7 +10,7 @@ from support.tiny_model import CARD
 
 from ccella.cli.main import run
 from ccella.imaging.errors import InputError
-from ccella.pipeline.conditions import check_classes
+from ccella.pipeline.conditions import check_conditions
 from ccella.pipeline.prompts import PromptItem
 from ccella.zoo.card import parse_card
 from ccella.zoo.folder import write_card
@@ -38,16 +38,31 @@ def test_a_class_fits_the_model_or_is_refused(class_input: str, label: int | Non
     card = parse_card(document(class_input), Path("card.toml"))
     items = [PromptItem("a", "text", class_label=label)]
     if words is None:
-        check_classes(items, card)
+        check_conditions(items, card)
         return
     with pytest.raises(InputError, match=words):
-        check_classes(items, card)
+        check_conditions(items, card)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((1.5, 1.5), "2 values for the axes 'xyz'"),
+        ((1e-30, 1.0, 1.0), "is that of no volume"),
+        ((1.0, 1.0, 1e4), "no volume"),
+    ],
+)
+def test_a_spacing_fits_the_model_or_is_refused(spacing: tuple[float, ...], words: str) -> None:
+    card = parse_card(copy.deepcopy(CARD), Path("card.toml"))
+    with pytest.raises(InputError, match=words):
+        check_conditions([PromptItem("a", "text", spacing_mm=spacing)], card)
+    check_conditions([PromptItem("a", "text", spacing_mm=(0.5, 0.5, 3.0))], card)
 
 
 def test_a_model_without_the_condition_takes_no_class() -> None:
     card = parse_card(document("predicted", conditions=["text", "spacing"]), Path("card.toml"))
     with pytest.raises(InputError, match="does not take") as caught:
-        check_classes([PromptItem("a", "text", class_label=1)], card)
+        check_conditions([PromptItem("a", "text", class_label=1)], card)
     assert caught.value.remedy == "Leave the class out."
 
 

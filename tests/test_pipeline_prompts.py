@@ -184,6 +184,23 @@ def test_unusable_rows_are_named(tmp_path, row, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_folder_holds_texts_of_any_case(tmp_path):
+    for name in ("b.txt", "A.TXT", "c.text", "README.md", ".hidden.txt"):
+        write(tmp_path / name, f"Report {name}.")
+    assert [item.id for item in read_prompts(tmp_path)] == ["A", "b", "c"]
+
+
+def test_a_manifest_with_other_separators_is_told_so(tmp_path):
+    with pytest.raises(InputError, match=r"cells of .*m.csv are not separated by commas"):
+        read_prompts(write(tmp_path / "m.csv", "id;prompt\na;Normal\n"))
+
+
+def test_a_seed_beyond_the_limit_names_the_limit(tmp_path):
+    row = json.dumps({"id": "a", "prompt": "Normal", "seed": 2**63})
+    with pytest.raises(InputError, match=r"from 0 to 2\^63 - 1"):
+        read_prompts(write(tmp_path / "m.jsonl", row))
+
+
 def test_missing_and_ambiguous_sources(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_prompts(tmp_path / "none.txt")
@@ -191,7 +208,7 @@ def test_missing_and_ambiguous_sources(tmp_path):
         read_prompts(tmp_path)
     with pytest.raises(InputError, match="line 2 is not JSON"):
         read_prompts(write(tmp_path / "m.jsonl", '{"id": "a", "text": "x"}\n{"id"'))
-    with pytest.raises(InputError, match="There is no prompt"):
+    with pytest.raises(InputError, match=r"There is no prompt in .*e\.jsonl"):
         read_prompts(write(tmp_path / "e.jsonl", "\n"))
     twice = '{"id": "A", "text": "x"}\n{"id": "a", "text": "y"}'
     with pytest.raises(InputError, match="'A' and 'a' are the same"):

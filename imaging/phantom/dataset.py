@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..atomic import remove_remains, write_json, write_text
 from ..errors import InputError
@@ -86,7 +87,11 @@ def _write_all(out: Path, exams: Sequence[PhantomFiles], workers: int) -> Exams:
 
 def _results(exams: Sequence[PhantomFiles], workers: int) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     if workers == 1 or len(exams) < 2:
-        yield from map(_write_exam, exams)
+        for exam in exams:
+            # As a worker would: with several threads the matrix products of some processors round otherwise.
+            with threadpool_limits(1):
+                result = _write_exam(exam)
+            yield result
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(exams)), context, _leave_with_parent) as pool:
