@@ -19,7 +19,7 @@ SUMMARIES = {
     "faults": ("faults", "lost"),
     "interval_coverage": ("interval over trainings",),
     "study": ("runs", "trainings", "test exams", "positives"),
-    "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of a"),
+    "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of"),
 }
 START, END = "<!-- figures -->\n", "<!-- end of figures -->"
 LETTERS = "ABCDEFGH"

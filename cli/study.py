@@ -42,6 +42,7 @@ def run_command(
     other exams or models. Processes with different shards may work in one folder at the same time; they sample the
     exams that all need together.
     """
+    from ..study.checks import check_study
     from ..study.definition import read_study
     from ..study.partitions import fraction_name
     from ..study.plan import plan_runs
@@ -49,6 +50,7 @@ def run_command(
     from ..study.sharing import share_runs
 
     read = read_study(study)
+    check_study(read)
     folder = out if out is not None else study.with_suffix("")
     if dry_run:
         with Output("sequences", "pretraining", "percent", "trial", "folder", as_json=as_json) as output:

@@ -11,9 +11,11 @@ from torch import nn
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
+from ..zoo.registry import is_installed
 from .devices import PRECISIONS, choose_precision
 from .onnx_net import OnnxNet
 from .onnx_providers import choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options
+from .placement import export_words
 from .provider_names import PROVIDERS
 from .ranges import check_asked
 from .records import FOLDER, GraphRecord, exported_precisions, read_record
@@ -115,7 +117,7 @@ def open_onnx_runtime(
             graph=name,
             what=path.name,
             batch_size=batch_size,
-            again=f"Export it for the model's own shape: ccella export {card.directory} --to onnx --part {name} "
+            again=f"Export it for the model's own shape: {export_words(card)} --to onnx --part {name} "
             f"--precision {precision}",
         )
     return OnnxRuntime(where, precision, chosen, parts, files)
@@ -146,7 +148,8 @@ def find_exported(
         if not found:
             raise InputError(
                 f"Model {card.id} has not been exported: {card.directory / FOLDER} lacks some of {', '.join(names)}.",
-                f"Run: ccella export {card.directory} --to {runtime}",
+                f"Run: {export_words(card)} --to {runtime}"
+                + (f", then give --model ./{card.directory.name}" if is_installed(card) else ""),
             )
         precision = found[0]
     elif precision not in PRECISIONS:
@@ -157,6 +160,6 @@ def find_exported(
         if runtime == "onnx" and record.max_error is None:
             raise InputError(
                 f"{path} was made for TensorRT and not compared with PyTorch in ONNX Runtime.",
-                f"Run: ccella export {card.directory} --to onnx --part {record.graph} --precision {precision}",
+                f"Run: {export_words(card)} --to onnx --part {record.graph} --precision {precision}",
             )
     return parts, files, precision

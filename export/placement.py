@@ -5,9 +5,14 @@ from pathlib import Path
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.folder import write_model_folder
-from ..zoo.registry import find_card
+from ..zoo.registry import find_card, is_installed
 
-PACKAGE = Path(__file__).resolve().parents[1]
+
+def export_words(card: Card) -> str:
+    """How a model is exported, for messages; what is part of the installation goes into a copy."""
+    if not is_installed(card):
+        return f"ccella export {card.directory}"
+    return f"ccella export {card.id} -o ./{card.directory.name}"
 
 
 def prepare_folder(card: Card, out: Path | None) -> Card:
@@ -24,7 +29,7 @@ def prepare_folder(card: Card, out: Path | None) -> Card:
         InputError: The model is part of the installation and no folder was given, or the folder holds other weights.
     """
     if out is None:
-        if card.directory.resolve().is_relative_to(PACKAGE / "zoo"):
+        if is_installed(card):
             raise InputError(
                 f"Model {card.id} is part of the installation, which stays as it is.",
                 "Give a folder for a copy of the model with -o DIR, and use it with --model ./DIR",

@@ -12,6 +12,7 @@ from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.errors import DigestMismatchError
 from ..zoo.loading import part_digests, sha256_file
+from .placement import export_words
 
 RECORD_SCHEMA = "ccella.onnx/1"
 FOLDER = "onnx"
@@ -105,7 +106,7 @@ def read_record(card: Card, graph: str, part: str, precision: str) -> tuple[Path
         InputError: The graph was not exported, its record cannot be read, or it was made from other weights.
         DigestMismatchError: A file is not the one that was checked.
     """
-    again = f"Export it again: ccella export {card.directory} --to onnx --part {graph} --precision {precision}"
+    again = f"Export it again: {export_words(card)} --to onnx --part {graph} --precision {precision}"
     path, model = record_path(card.directory, graph, precision), onnx_path(card.directory, graph, precision)
     if not path.is_file():
         raise InputError(f"Model {card.id} has no ONNX {graph} in {precision}: there is no {path}.", again)

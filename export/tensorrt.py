@@ -14,6 +14,7 @@ from ..zoo.family import load_family
 from ..zoo.graphs import Graph
 from .devices import PRECISIONS
 from .onnx_runtime import find_exported
+from .placement import export_words
 from .ranges import check_asked
 from .records import GraphRecord, exported_precisions, onnx_path, read_record
 from .tensorrt_build import make_key, make_profile
@@ -103,7 +104,7 @@ def open_tensorrt_runtime(
             graph=name,
             what=f"The TensorRT engine of the {name}",
             batch_size=batch_size,
-            again=f"Build it for the model's own shape: ccella export {card.directory} --to tensorrt --part {name} "
+            again=f"Build it for the model's own shape: {export_words(card)} --to tensorrt --part {name} "
             f"--precision {precision}",
         )
     engines = {

@@ -14,6 +14,7 @@ from ..zoo.card import Card
 from ..zoo.graphs import Graph
 from ..zoo.loading import sha256_file
 from .largest_tensor import count_largest_tensor
+from .placement import export_words
 from .records import GraphRecord
 from .tensorrt_library import Gpu, describe_failure, enter_gpu, error_log, import_tensorrt
 
@@ -75,7 +76,7 @@ def check_elements(card: Card, graph: Graph, profile: Mapping[str, Mapping[str, 
         raise InputError(
             f"The {graph.name} at its largest shape has a tensor of {elements:,} elements, and TensorRT takes "
             f"{MAX_ELEMENTS:,} at most.",
-            f"Export it for smaller shapes (ccella export {card.directory} --to tensorrt --part {graph.name} --shape "
+            f"Export it for smaller shapes ({export_words(card)} --to tensorrt --part {graph.name} --shape "
             "MIN:OPT:MAX), or use --runtime torch.",
         )
 

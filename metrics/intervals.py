@@ -15,7 +15,7 @@ from .classification import FIGURES, check_cases, weighted_figures
 
 Bounds = tuple[float, float]
 # In simulations as those of `bench/metrics_agreement.py`, intervals of the area from 5 positive patients beside 60 to
-# 200 others covered 88 to 92 %, from 2 of them 78 %, and from 8 of them 93 to 96 %.
+# 200 others covered 88 to 92 %, from 2 of them 65 %, and from 8 of them 93 to 96 %.
 FEWEST_PATIENTS = 8
 BOOTSTRAP, EXACT = "bootstrap", "exact"
 

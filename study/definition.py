@@ -17,6 +17,7 @@ STAGES = ("pretrain", "scratch", "finetune")
 # The paper's split of each institution: train, validation, test.
 SPLIT = (0.80, 0.05, 0.15)
 SUMS_TO = 1e-6
+INSTITUTIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,16 @@ def _source(table: Table, *, samples: bool = False) -> Source:
     if given[0] == "phantoms":
         inner.allow("institution", "count", "seed", "start", "prevalence")
         inner.integer("count", minimum=1)
+        inner.integer("seed", 0)
+        inner.integer("start", 0)
+        if inner.integer("institution", INSTITUTIONS[0]) not in INSTITUTIONS:
+            raise inner.fail("institution", " or ".join(map(str, INSTITUTIONS)))
+        if not 0 <= inner.number("prevalence", 0.0) <= 1:
+            raise inner.fail("prevalence", "a share from 0 to 1")
         return Source(phantoms=inner.data)
     inner.allow("model", "steps", "labels")
     inner.choice("labels", LABELS, "model")
+    inner.integer("steps", 1, minimum=1)
     return Source(sample={**inner.data, "model": _model(inner.text("model"), table.file)})
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..imaging.atomic import write_json
+from ..imaging.errors import InputError
 from .definition import Study
 from .figures import check_matplotlib, write_figures
+from .inputs import STUDY_FILE
 from .page import write_study_page
 from .results import Results, collect_results
 from .running import claim_folder
@@ -34,6 +36,8 @@ def report_study(study: Study, out: Path, page: Path | None = None) -> tuple[Res
         InputError: The folder is of another study or has no finished run, or matplotlib is missing.
     """
     check_matplotlib()
+    if not (out / STUDY_FILE).is_file():
+        raise InputError(f"{out} is not the folder of a study.", "Run `ccella study run` first, or name its folder.")
     claim_folder(study, out)
     results = collect_results(study, out)
     tables = write_tables(out / "tables", results)

@@ -11,6 +11,7 @@ from ..imaging.errors import InputError
 from ..imaging.exams import Exam
 from ..pipeline.run_lock import RunLock
 from ..pipeline.seeds import Shard
+from .checks import check_study
 from .definition import Study
 from .exams import StudyExams, gather_exams
 from .inputs import STUDY_FILE, check_models, record_inputs
@@ -41,6 +42,7 @@ def run_study(
         RunFolderError: Another process works in the folder.
         TrainingInterrupted: Stopped; the same call goes on.
     """
+    check_study(study)
     claim_folder(study, out)
     lock = RunLock(out, shard, say)
     lock.end_setup()

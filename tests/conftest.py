@@ -1,5 +1,6 @@
 """Fixtures shared by several rooms."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -88,6 +89,8 @@ def show_page(tmp_path):
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
+        if os.environ.get("CCELLA_REQUIRE_BROWSER"):
+            pytest.fail("CCELLA_REQUIRE_BROWSER is set, and there is no Chromium on this machine")
         pytest.skip("no Chromium on this machine")
 
     def show(page: Path) -> tuple[np.ndarray, str]:

@@ -14,6 +14,7 @@ from ccella.export.records import onnx_path, read_record, record_path
 from ccella.export.runtimes import choose_runtime
 from ccella.imaging.errors import InputError
 from ccella.zoo.card import read_card
+from ccella.zoo.registry import find_card
 
 
 @pytest.fixture(scope="session")
@@ -153,3 +154,10 @@ def test_a_net_takes_tensors_of_any_layout_and_type(card):
     assert not turned.is_contiguous()
     assert torch.equal(net({"z": turned})["x"], expected)
     assert torch.allclose(net({"z": z.double()})["x"], expected)
+
+
+def test_a_model_of_the_installation_is_exported_into_a_copy():
+    with pytest.raises(InputError, match="has not been exported") as caught:
+        choose_runtime("onnx", find_card("ccella-pp/phantom"), device="cpu")
+    command = "ccella export ccella-pp/phantom -o ./ccella-pp-phantom --to onnx"
+    assert caught.value.remedy == f"Run: {command}, then give --model ./ccella-pp-phantom"

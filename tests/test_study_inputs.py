@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,35 @@ def test_words_of_a_digest_are_kept_apart(tmp_path: Path) -> None:
     files = FileDigests(tmp_path / "files.json")
     exams = [Exam("a", "a", {"bc": tmp_path / "x", "c": tmp_path / "x"}, text=text, label=0) for text in ("a", "ab")]
     assert _row("s", "train", exams[0], "", ("bc",), files) != _row("s", "train", exams[1], "", ("c",), files)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "[sequences]",
+            "[finetune]\nlearning_rat = 1e-3\n[sequences]",
+            r"'learning_rat' in \[finetune\] of .*toml",
+        ),
+        ("[sequences]", '[pretrain]\nsteps = "many"\n[sequences]', "steps"),
+        (
+            '{ exams = "second.csv" }',
+            "{ phantoms = { count = 9, institution = 3 } }",
+            "institution is 3; expected 1",
+        ),
+        ('{ exams = "second.csv" }', "{ phantoms = { count = 9, prevalence = 7 } }", "prevalence is 7"),
+        ('exams = "made.csv"', 'sample = { model = "nosuch" }', "There is no model 'nosuch'"),
+        ('exams = "made.csv"', 'sample = { model = "ccella-pp/phantom", steps = "8" }', "steps is '8'"),
+        ('["t2w"]', '["t2"]', "has no channel 't2'"),
+        ('["t2w"]', '["t2w", "t2w"]', "names? a channel twice"),
+        ('"./classifier"', '"nosuch"', "There is no model 'nosuch'"),
+    ],
+)
+def test_a_file_that_means_nothing_is_refused_before_a_folder_is_made(
+    old: str, new: str, words: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "study.toml").write_text(STUDY.replace(old, new), encoding="utf-8")
+    for more in (["--dry-run"], []):
+        assert ccella(["study", "run", str(root / "study.toml"), "-o", str(root / "study"), *more]) != 0
+        assert re.search(words, capsys.readouterr().err)
+    assert not (root / "study").exists()

@@ -4,10 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from ccella.cli.main import run
+from ccella.training.config import DenoiserTraining
+from ccella.training.export import export_model
 from ccella.zoo.card import Card, read_card
+from ccella.zoo.folder import write_card
 from ccella.zoo.loading import part_digests
+from ccella.zoo.registry import find_card
 
 # A text encoder that trains in seconds, of the width that the tiny model's denoiser reads.
 SMALL_ENCODER = [
@@ -116,3 +121,18 @@ def test_a_denoiser_is_not_put_beside_another_autoencoder_than_it_learnt_with(
     assert run(["train", "denoiser", *words]) == 2
     assert f"{copied} has another autoencoder than model tiny/random" in capsys.readouterr().err
     assert folder_files(copied) == before
+
+
+def test_a_model_trained_from_the_packages_does_not_say_what_that_one_saw(tmp_path: Path) -> None:
+    template, options = find_card("ccella-pp/phantom"), DenoiserTraining()
+    updates = {"provenance": {"denoiser": {"steps": 1}}}
+    made = export_model(tmp_path, template, "denoiser", {"a": torch.zeros(2)}, options, updates=updates)
+    assert "data" in template.provenance and "data" not in made.provenance
+    assert made.provenance["denoiser"] == {"steps": 1}
+    assert made.title == "Trained from ccella-pp/phantom"
+    assert made.intended_use != template.intended_use and "test bench" not in made.description
+    # Its owner's words stay, whatever is trained into the folder next and from which template.
+    write_card(tmp_path / "card.toml", {**made.document, "title": "Our exams"})
+    for card in (template, read_card(tmp_path / "card.toml")):
+        again = export_model(tmp_path, card, "denoiser", {"a": torch.ones(2) * len(card.title)}, options, updates={})
+        assert again.title == "Our exams" and "data" not in again.provenance

@@ -16,11 +16,13 @@ from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.folder import DEPENDENCIES, dependents, folder_card, write_model_folder
 from ..zoo.loading import load_part, part_digests, part_paths, sha256_file
+from ..zoo.registry import is_installed
 from .config import LoopTraining, plain_options
 from .processes import settle_precision
 from .randomness import NETWORK, derive_seed, scoped_seed
 from .task import Log, Progress
 
+WORDS = ("title", "description", "intended_use")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -54,7 +56,7 @@ def export_model(
         return there
     return write_model_folder(
         folder, card, parts={part: weights}, copy_parts=companion_parts(card, part, folder),
-        drop=dependents(card, part), updates=updates,
+        drop=dependents(card, part), updates=_own_words(card, there, updates),
     )  # fmt: skip
 
 
@@ -79,8 +81,27 @@ def export_text_encoder(folder: Path, card: Card, made: Path, *, updates: Mappin
             return there
     return write_model_folder(
         folder, card, text_encoder=made, copy_parts=companion_parts(card, part, folder), drop=dependents(card, part),
-        updates=updates,
+        updates=_own_words(card, there, updates),
     )  # fmt: skip
+
+
+def _own_words(card: Card, there: Card | None, updates: Mapping[str, Any]) -> dict[str, Any]:
+    """The updates of a card with words for people: the folder's own, or new ones where the template is the package's.
+
+    What the package says of its models, of the data they saw above all, is not true of what somebody trains from them.
+    """
+    if there is not None:
+        words = {name: there.document[name] for name in WORDS}
+    elif is_installed(card):
+        words = {
+            "title": f"Trained from {card.id}",
+            "description": f"Trained with ccella from the card {card.id}; on what, stands under provenance.",
+            "intended_use": "What those who trained it vouch for.",
+        }
+    else:
+        words = {}
+    provenance = {**({"data": None} if is_installed(card) else {}), **updates.get("provenance", {})}
+    return {**words, **updates, **({"provenance": provenance} if provenance else {})}
 
 
 def _holds(card: Card, part: str, weights: Mapping[str, Tensor]) -> bool:

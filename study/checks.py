@@ -1,0 +1,27 @@
+"""What a study's file asks for, checked before its folder is made: a night's runs should not end in a misspelt word."""
+
+from ..imaging.errors import InputError
+from .definition import STAGES, Study
+
+
+def check_study(study: Study) -> None:
+    """Refuses training options, models and channels that do not exist.
+
+    Raises:
+        InputError: An option is unknown or out of range, or the classifier has not the channels of a sequence set.
+        UnknownModelError: A model is not known.
+    """
+    from ..training.classifier import ClassifierTraining, select_channels
+    from ..training.option_checks import check_options
+    from ..zoo.registry import find_card
+
+    for stage in STAGES:
+        check_options(ClassifierTraining, study.options[stage], f"[{stage}] of {study.path}")
+    classifier = find_card(study.classifier)
+    for name, channels in study.sequences.items():
+        if len(set(channels)) < len(channels):
+            raise InputError(f"{study.path}: the sequences {name!r} name a channel twice.", "Name each once.")
+        select_channels(classifier, channels)
+    for source in study.synthetic.values():
+        if source.sample is not None:
+            find_card(str(source.sample["model"]))
