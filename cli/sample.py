@@ -242,7 +242,8 @@ def _run(
     )  # fmt: skip
     if recipe is not None and (sentence := recipe.compare_runtime(runtime)) is not None:
         say(sentence)
-    parts = ["text_encoder", "denoiser"] if settings.latents_only else ["text_encoder", "denoiser", "autoencoder"]
+    # The denoiser first: where it is still to be trained, nobody should fetch gigabytes of the other parts before.
+    parts = ["denoiser", "text_encoder"] if settings.latents_only else ["denoiser", "text_encoder", "autoencoder"]
     require_weights(card, *parts)
     recorded = settings.run_settings(model_entry(card), runtime.precision, runtime)
     with RunFolder(

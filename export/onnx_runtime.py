@@ -11,7 +11,7 @@ from torch import nn
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
-from ..zoo.registry import is_installed
+from ..zoo.loading import is_installed
 from .devices import PRECISIONS, choose_precision
 from .onnx_net import OnnxNet
 from .onnx_providers import choose_onnx_device, choose_provider, import_onnxruntime, tensorrt_options

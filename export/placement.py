@@ -5,7 +5,8 @@ from pathlib import Path
 from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.folder import write_model_folder
-from ..zoo.registry import find_card, is_installed
+from ..zoo.loading import is_installed
+from ..zoo.registry import find_card
 
 
 def export_words(card: Card) -> str:

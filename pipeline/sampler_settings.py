@@ -142,7 +142,9 @@ def choose_settings(
         is_stochastic(name, share)
         table = check_table(timesteps, train) if timesteps is not None else choose_timesteps(card, default, count)
     except ValueError as error:
-        raise InputError(str(error), "Change the sampler's options.") from error
+        whole = next((name for name, other in card.presets.items() if other.sampler.steps == train), None)
+        hint = f" Preset {whole!r} visits all {train} timesteps." if whole is not None and preset != whole else ""
+        raise InputError(str(error), f"Change the sampler's options.{hint}") from error
     own = card.sampler
     if own.distilled and (name, table, share, scale) != (own.name, own.timesteps, own.eta, own.guidance_scale):
         raise InputError(

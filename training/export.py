@@ -15,8 +15,7 @@ from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.folder import DEPENDENCIES, dependents, folder_card, write_model_folder
-from ..zoo.loading import load_part, part_digests, part_paths, sha256_file
-from ..zoo.registry import is_installed
+from ..zoo.loading import is_installed, load_part, part_digests, part_paths, sha256_file
 from .config import LoopTraining, plain_options
 from .processes import settle_precision
 from .randomness import NETWORK, derive_seed, scoped_seed

@@ -56,8 +56,12 @@ def part_paths(card: Card, name: str) -> list[Path]:
 
 def model_name(card: WeightsCard) -> str:
     """How a user names the model: the id of a card that ships with the package, else its folder."""
-    shipped = card.directory.is_relative_to(Path(__file__).parent)
-    return card.id if shipped else str(card.directory)
+    return card.id if is_installed(card) else str(card.directory)
+
+
+def is_installed(card: WeightsCard) -> bool:
+    """Whether a model's folder is part of the installed package, which stays as it is."""
+    return card.directory.resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
 def find_file(file: FileRef, directory: Path, owner: str, remedy: str | None = None) -> Path:

@@ -11,7 +11,7 @@ from .inventory import is_present
 from .names import parse_model_name
 
 DEFAULT_MODEL = "ccella-pp/phantom"
-_ROOM = Path(__file__).resolve().parent
+_ROOM = Path(__file__).parent
 
 
 def list_cards() -> list[Card]:
@@ -26,11 +26,6 @@ def list_cards() -> list[Card]:
         if first.id == second.id:
             raise CardError(f"Two cards have the id {first.id!r}.", "Give each card an id of its own.")
     return cards
-
-
-def is_installed(card: Card) -> bool:
-    """Whether a model's folder is part of the installed package, which stays as it is."""
-    return card.directory.resolve().is_relative_to(_ROOM)
 
 
 def find_card(name: str) -> Card:
