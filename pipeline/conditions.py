@@ -10,10 +10,19 @@ from .prompts import PromptItem
 
 
 def check_conditions(items: Sequence[PromptItem], card: Card) -> None:
-    """Refuses items whose class or spacing does not fit the model; see `check_class` and `choose_spacing`."""
+    """Refuses items whose class or spacing does not fit the model.
+
+    Raises:
+        InputError: See `check_class` and `choose_spacing`; or no volume could have voxels of an item's spacing.
+    """
+    lower, upper = SPACING_LIMITS_MM
     for item in items:
         check_class(item, card)
-        choose_spacing(card, item.spacing_mm, item.id)
+        spacing = choose_spacing(card, item.spacing_mm, item.id)
+        if card.image.axes == "xyz" and not all(lower <= step <= upper for step in spacing):
+            raise InputError(
+                f"The spacing {list(spacing)} of {item.id} is that of no volume.", f"Give {lower:g} to {upper:g} mm."
+            )
 
 
 def check_class(item: PromptItem, card: Card) -> None:
@@ -42,7 +51,7 @@ def choose_spacing(card: Card, wanted: Sequence[float] | None, item_id: str) -> 
     """The spacing in mm of an item's image: what is wanted, else the card's.
 
     Raises:
-        InputError: There is none, it has another number of axes, or no volume could have such voxels.
+        InputError: There is none, or it has another number of axes.
     """
     spacing = tuple(wanted) if wanted is not None else card.image.spacing_mm
     if spacing is None:
@@ -51,10 +60,5 @@ def choose_spacing(card: Card, wanted: Sequence[float] | None, item_id: str) -> 
         raise InputError(
             f"The spacing {list(spacing)} of {item_id} has {len(spacing)} values for the axes {card.image.axes!r}.",
             f"Give {len(card.image.axes)} values in mm.",
-        )
-    lower, upper = SPACING_LIMITS_MM
-    if card.image.axes == "xyz" and not all(lower <= step <= upper for step in spacing):
-        raise InputError(
-            f"The spacing {list(spacing)} of {item_id} is that of no volume.", f"Give {lower:g} to {upper:g} mm."
         )
     return spacing
