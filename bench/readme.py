@@ -18,6 +18,7 @@ INTRODUCTION = "# Figures\n\nEvery row that a command under `bench/` printed; ma
 SUMMARIES = {
     "faults": ("faults", "lost"),
     "interval_coverage": ("interval over trainings",),
+    "samplers": ("preset", "ddpm"),
     "study": ("runs", "trainings", "test exams", "positives"),
     "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of"),
 }
@@ -40,7 +41,7 @@ COMMANDS = {
     "study": "python bench/study.py docs/study/study.toml -o runs/study-phantom-short",
     "paper_algorithm": "python bench/paper_algorithm.py",
     "paper_algorithm_fast": "python bench/paper_algorithm.py --preset fast",
-    "samplers": "python bench/samplers.py",
+    "samplers": "python bench/samplers.py -n 32 --guidance-interval 400,999",
     "decode": "python bench/decode.py",
     "decode_memory": "python bench/decode_memory.py",
     "unet_step": "python bench/unet_step.py",

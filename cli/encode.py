@@ -51,8 +51,8 @@ def command(
     """Turn exams into latents, the input of training.
 
     EXAMS is a folder (PI-CAI with its marksheet.csv, Prostate158, one folder per exam), a .csv or .jsonl manifest, or -
-    for the records of another command's --json. Reports are embedded too, each once. The folder also gets splits.csv,
-    which training keeps to, and data-report.json.
+    for the records of another command's --json. Reports are embedded too, each once. The folder also gets
+    data-report.json and, unless the exams come one by one from -, splits.csv, which training keeps to.
     """
     from ..imaging.errors import InputError
     from ..imaging.exams import find_exams
