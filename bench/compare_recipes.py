@@ -1,8 +1,9 @@
 """The published recipe of the denoiser against the bundled one, on the bundled model's exams: prompt fidelity of each.
 
-Trains the bundled network from random weights with each recipe, with the same exams, steps, batches, optimizer and
-seed, samples one exam for each of N unseen reports from the same noise with the same sampler (DDIM without guidance,
-which the published recipe cannot have) and reads them with the reader of `ccella evaluate prompt`. Trainings resume.
+Trains the bundled network, or a narrower one, from random weights with each recipe, with the same exams, steps,
+batches, optimizer and seed, samples one exam for each of N unseen reports from the same noise with the same sampler
+(DDIM without guidance, which the published recipe cannot have) and reads them with the reader of `ccella evaluate
+prompt`. Trainings resume.
 
     python bench/compare_recipes.py --latents runs/bundled/latents --masks runs/bundled/phantoms/masks
 """
@@ -23,7 +24,9 @@ from ccella.evaluation.prompts import evaluate_prompt
 MODEL = "ccella-pp/phantom"
 FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
 # What the rows without masks have in common; rates and batches are the bundled card's in all rows, since the published
-# ones are meant for a hundred times as many steps.
+# ones are meant for a hundred times as many steps. `published` is noise prediction, absolute error and uniform
+# timesteps; `v-prediction` squared error and timesteps drawn towards noise; `without-masks` the bundled recipe but for
+# its regions.
 PLAIN = """
 region_weight = 0.0
 region_weight_final = 0.0
@@ -37,33 +40,33 @@ preconditioning = "none"
 latent_scale = "channel"
 """
 RECIPES = {
-    "published: noise, absolute error, uniform timesteps": NOISY.format(prediction="epsilon")
-    + 'loss = "l1"\ncondition_dropout = 0.0'
-    + PLAIN,
-    "v-prediction, squared error, timesteps towards noise": NOISY.format(prediction="v_prediction")
-    + 'loss = "mse"\ntimestep_density = "high_noise"'
-    + PLAIN,
-    "bundled, without lesion masks": "[denoiser]" + PLAIN,
+    "published": NOISY.format(prediction="epsilon") + 'loss = "l1"\ncondition_dropout = 0.0' + PLAIN,
+    "v-prediction": NOISY.format(prediction="v_prediction") + 'loss = "mse"\ntimestep_density = "high_noise"' + PLAIN,
+    "without-masks": "[denoiser]" + PLAIN,
     "bundled": '[denoiser]\nregions = "{masks}"\n',
 }
 
 
-def train_recipe(number: int, text: str, options: argparse.Namespace) -> Path:
-    """Trains with a recipe, going on where an earlier run stopped; the model's folder."""
-    out: Path = options.work / f"recipe-{number}"
-    recipe = options.work / f"recipe-{number}.toml"
-    recipe.write_text(text.replace("{masks}", str(options.masks.resolve())), encoding="utf-8")
+def train_recipe(name: str, options: argparse.Namespace) -> None:
+    """Trains with a recipe, going on where an earlier run stopped."""
+    recipe = options.work / f"{name}.toml"
+    text = RECIPES[name].replace("{masks}", str(options.masks.resolve()))
+    if options.channels:
+        text += f"\n[model.parts.denoiser.config.unet]\nchannels = {options.channels}\n"
+    recipe.write_text(text, encoding="utf-8")
     run(
-        *("train", "denoiser", options.latents, "--model", MODEL, "-o", out, "--config", recipe, "--resume", "-q"),
+        *("train", "denoiser", options.latents, "--model", MODEL, "-o", options.work / name),
+        *("--config", recipe, "--resume", "-q"),
         *("--steps", options.steps, "--set", f"batch_size={options.batch_size}"),
         *("--set", f"validate_every={options.steps}", "--set", "checkpoint_every=200", "--set", "warmup_steps=50"),
+        *("--set", f"ema_decay={options.ema_decay}", "--set", "channels_last=true"),
     )
-    return out
 
 
-def measure_recipe(number: int, model: Path, options: argparse.Namespace, phantoms: Path) -> dict[str, Any]:
+def measure_recipe(name: str, options: argparse.Namespace, phantoms: Path) -> dict[str, Any]:
     """Samples and reads; the figures with their intervals."""
-    samples = options.work / f"samples-{number}"
+    samples = options.work / f"samples-{name}"
+    model = options.work / name
     run(
         *("sample", "--prompt", options.work / "prompts.jsonl", "--model", model, "-o", samples, "-q", "--resume"),
         *("--sampler", "ddim", "--steps", options.sampling_steps, "--guidance", 1, "--batch-size", 8),
@@ -100,8 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--latents", type=Path, required=True, help="of the training exams, by the bundled encoder")
     parser.add_argument("--masks", type=Path, required=True, help="the lesions' masks of the same exams")
     parser.add_argument("--work", type=Path, default=Path("runs/compare-recipes"))
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--ema-decay", type=float, default=0.99, help="short runs need a short average")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--channels", type=int, nargs="+", help="of the U-Net's levels; default: the bundled network's")
     parser.add_argument("-n", type=int, default=100, help="reports")
     parser.add_argument("--sampling-steps", type=int, default=50)
     parser.add_argument("--shards", type=int, default=2, help="trainings at a time, a core each")
@@ -111,9 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     if options.train_only:
         place, count = map(int, options.shard.split("/"))
-        for number, text in enumerate(RECIPES.values()):
-            if number % count == place:
-                train_recipe(number, text, options)
+        for name in options.recipes[place::count]:
+            train_recipe(name, options)
         return
     start_shards(options.shards)
     phantoms = options.work / f"phantoms-{options.n}"
@@ -121,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_prompts(phantoms, options.work / "prompts.jsonl")
     rows: list[tuple[str, object]] = [("steps, batch", f"{options.steps}, {options.batch_size}")]
     documents = {}
-    for number, name in enumerate(RECIPES):
-        documents[name] = measure_recipe(number, options.work / f"recipe-{number}", options, phantoms)
+    for name in options.recipes:
+        documents[name] = measure_recipe(name, options, phantoms)
         rows += figure_rows(name, documents[name])
     report("compare_recipes", rows, documents)
 

@@ -81,7 +81,7 @@ def images(
 
         write_image_report(report, evaluation)
         say(f"Report: {report}")
-    columns = ("sequence", "extractor", "view", "figure", "n", "value", "low", "high", "floor")
+    columns = ("sequence", "extractor", "view", "figure", "n", "d", "value", "low", "high", "floor")
     _print(evaluation.document, columns, image_rows(evaluation.document), as_json)
     if evaluation.document["flagged"]:
         say(f"Suspected copies of training exams: {', '.join(evaluation.document['flagged'])}.")

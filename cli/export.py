@@ -92,8 +92,8 @@ def command(
     card = find_card(model)
     graphs = choose_graphs(card, parts, choose_shapes(card, shapes))
     export = _export_onnx if target == "onnx" else _export_tensorrt
-    # What the machine lacks is said before a folder is made.
-    rows = export(graphs, precision, device, lambda: prepare_folder(card, out))
+    # What the machine or the model lacks is said before a folder is made.
+    rows = export(card, graphs, precision, device, lambda: prepare_folder(card, out))
     with Output("part", "precision", "largest error", "tolerance", "file", as_json=as_json) as output:
         for part, path, parity in rows:
             if as_json:
@@ -104,11 +104,12 @@ def command(
 
 
 def _export_onnx(
-    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+    card: Card, graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
 ) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    from ..export.onnx_export import export_graph
+    from ..export.onnx_export import check_request, export_graph
     from ..export.records import onnx_path
 
+    check_request(card, graphs, precision=precision, device=device)
     card = prepare()
     for graph in graphs:
         say(f"Exporting the {graph.name}.")
@@ -118,11 +119,14 @@ def _export_onnx(
 
 
 def _export_tensorrt(
-    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+    card: Card, graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
 ) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     from ..export.tensorrt import choose_gpu, export_engines
+    from ..zoo.loading import part_paths
 
     gpu = choose_gpu(device, precision)
+    for part in dict.fromkeys(graph.part for graph in graphs):
+        part_paths(card, part)
     for graph, engine in export_engines(prepare(), graphs, precision=precision, gpu=gpu, say=say):
         parity = {"sha256": engine.sha256, "max_error": engine.max_error, "tolerance": engine.tolerance}
         yield graph.name, engine.path, parity | {"key_sha256": engine.key.digest, "gpu": gpu.name}

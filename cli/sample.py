@@ -158,14 +158,23 @@ def _read(prompt: str | None, context: click.Context) -> "list[PromptItem]":
     if prompt is None:
         raise click.UsageError("Give --prompt, or --from with a sidecar.", ctx=context)
     if prompt == "-":
-        return read_prompts("-", sys.stdin.buffer)
+        return _say_columns(read_prompts("-", sys.stdin.buffer))
     if not os.path.exists(prompt):  # noqa: PTH110 - unlike Path.exists, false for a whole report instead of an error
         shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         raise InputError(
             f"There is no file or folder {shown!r}.",
             "Give the path of a report; for the words themselves: echo '...' | ccella sample --prompt - -o DIR",
         )
-    return read_prompts(prompt)
+    return _say_columns(read_prompts(prompt))
+
+
+def _say_columns(items: "list[PromptItem]") -> "list[PromptItem]":
+    """Says which columns of a manifest look like a condition and are none, since they change no exam."""
+    from ..pipeline.prompt_formats import near_columns
+
+    for name, near in near_columns(dict.fromkeys(key for item in items for key in item.meta)).items():
+        say(f"The manifest's {name!r} is kept in the sidecars and changes no exam; did you mean {near!r}?")
+    return items
 
 
 def _refuse_decided(context: click.Context) -> None:

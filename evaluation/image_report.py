@@ -16,7 +16,7 @@ from .tables import image_rows, number
 SHOWN = 3
 PAIRS = 3
 SLICES = 5
-COLUMNS = ("extractor", "view", "figure", "n", "value", "low", "high", "floor")
+COLUMNS = ("extractor", "view", "figure", "n", "d", "value", "low", "high", "floor")
 
 
 def write_image_report(path: Path, evaluation: ImageEvaluation) -> None:

@@ -49,7 +49,7 @@ class ImageSet:
         """
         prepared = load_exam(self.exams[index], self.spec)
         if self.own_grid:
-            _check_grid(prepared, self.spec, f"Exam {self.exams[index].id!r} of the {self.name} set")
+            _check_grid(*_source_grid(prepared), self.spec, f"Exam {self.exams[index].id!r} of the {self.name} set")
         return prepared.array
 
     def digests(self, index: int) -> tuple[str, ...]:
@@ -88,8 +88,13 @@ def open_sets(
             raise InputError(
                 f"The {label} set {source} has {len(exams)} exams; at least {LEAST_EXAMS} are due.", "Add exams to it."
             )
-        if own_grid and not sets:
-            spec = _grid_of(exams[0], spec)
+        if own_grid:
+            grid = _grid_of(exams[0], spec)
+            if sets:
+                # Every exam is checked when it is read; another grid of a whole set need not wait for that.
+                _check_grid(grid.shape, grid.spacing_mm or (), spec, f"Exam {exams[0].id!r} of the {label} set")
+            else:
+                spec = grid
         sets[label] = ImageSet(label, Path(source), tuple(exams), spec, own_grid)
     return sets
 
@@ -145,14 +150,19 @@ def _grid_of(exam: Exam, spec: ImageSpec) -> ImageSpec:
     return replace(spec, shape=volume.shape, spacing_mm=volume.spacing_mm)
 
 
-def _check_grid(prepared: PreparedExam, spec: ImageSpec, who: str) -> None:
+def _source_grid(prepared: PreparedExam) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing in mm, in the order of the world's axes, of the volume that an exam was prepared from."""
     axes, _ = closest_axes(prepared.source_affine)
     lengths = np.linalg.norm(prepared.source_affine[:3, :3], axis=0)
     shape, spacing = [0, 0, 0], [0.0, 0.0, 0.0]
     for voxel, world in enumerate(axes):
         shape[world], spacing[world] = prepared.source_shape[voxel], float(lengths[voxel])
+    return tuple(shape), tuple(spacing)
+
+
+def _check_grid(shape: tuple[int, ...], spacing: tuple[float, ...], spec: ImageSpec, who: str) -> None:
     assert spec.spacing_mm is not None  # _grid_of sets it
-    if tuple(shape) != spec.shape or not np.allclose(spacing, spec.spacing_mm, rtol=SAME_SPACING, atol=0.0):
+    if shape != spec.shape or not np.allclose(spacing, spec.spacing_mm, rtol=SAME_SPACING, atol=0.0):
         raise InputError(
             f"{who} has the grid {_grid_text(shape, spacing)}; the first real exam has "
             f"{_grid_text(spec.shape, spec.spacing_mm)}.",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class Latents:
 def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None, seed: int = 0) -> dict[str, Any]:
     """Looks for training exams among sampled latents.
 
-    Latents of one model and one set of sequences are due; scales of channels do not matter to a copy, but each channel
-    counts by its variance.
+    Latents of one autoencoder and one set of sequences are due; scales of channels do not matter to a copy, but each
+    channel counts by its variance.
 
     Args:
         real: Run folder of `ccella encode`: what the model was trained on.
@@ -55,14 +56,15 @@ def evaluate_latents(real: Path, synthetic: Path, *, holdout: Path | None = None
         JSON-able: the audit of `memorisation_audit.audit_memorisation`.
 
     Raises:
-        InputError: A folder is no run with latents, has fewer than 10, an id twice, or latents of another shape; see
-            `memorisation_audit.audit_memorisation` for a holdout that is none.
+        InputError: A folder is no run with latents, has fewer than 10, an id twice, latents of another shape, or those
+            of another autoencoder; see `memorisation_audit.audit_memorisation` for a holdout that is none.
     """
     sources = {"real": real, "synthetic": synthetic} | ({} if holdout is None else {"holdout": holdout})
     pools: dict[str, Pool] = {}
     shape: tuple[int, ...] | None = None
     for label, folder in sources.items():
         pools[label], shape = _open(folder, label, shape)
+    _check_autoencoders({folder: pools[label] for label, folder in sources.items()})
     audit = audit_memorisation(pools["synthetic"], pools["real"], pools.get("holdout"), seed=seed, mirrors=MIRRORS)
     return {
         "schema": SCHEMA,
@@ -96,6 +98,24 @@ def _open(folder: Path, label: str, shape: tuple[int, ...] | None) -> tuple[Pool
         shape = tuple(first.shape)
     patients = [str(record.data.get("patient_id", record.id)) for record in records]
     return Pool(Latents(records, shape), ids, patients, [_digest(record) for record in records]), shape
+
+
+def _check_autoencoders(pools: Mapping[Path, Pool]) -> None:
+    """Refuses latents of different autoencoders, as far as the records name theirs: no copy would be found."""
+    first: tuple[str, dict[str, str]] | None = None
+    for folder, pool in pools.items():
+        assert isinstance(pool.images, Latents)
+        for record in pool.images.records:
+            files: Mapping[str, str] = dict(record.data.get("model") or {}).get("files") or {}
+            own = {name: digest for name, digest in files.items() if name.startswith("autoencoder/")}
+            place = f"{record.id!r} of {folder}"
+            if first is None and own:
+                first = place, own
+            elif first is not None and own and own != first[1]:
+                raise InputError(
+                    f"The latents {place} and {first[0]} are of different autoencoders, and do not compare.",
+                    "Encode or sample them with one model, or compare the decoded volumes: ccella evaluate images.",
+                )
 
 
 def _digest(record: Record) -> str:

@@ -15,10 +15,11 @@ def number(value: float | None) -> str | None:
 
 
 def image_rows(document: Mapping[str, Any]) -> list[Row]:
-    """Rows of `evaluate images`: sequence, extractor, view, figure, n, value, low, high, floor.
+    """Rows of `evaluate images`: sequence, extractor, view, figure, n, d, value, low, high, floor.
 
-    The bounds of KID are the spread of its subsets. FID and the overlap figures depend on n, so that value, bounds and
-    floor of these are those of halves, except for the value, which is that of all exams.
+    `d` is the number of features, on which FID depends as it does on n. The bounds of KID are the spread of its
+    subsets. FID and the overlap figures depend on n, so that value, bounds and floor of these are those of halves,
+    except for the value, which is that of all exams.
     """
     rows: list[Row] = []
     for sequence, results in document["sequences"].items():
@@ -28,7 +29,8 @@ def image_rows(document: Mapping[str, Any]) -> list[Row]:
                     if name in figures:
                         rows.extend(_figure_rows((sequence, extractor, view), name, figures))
         rows.extend(_diversity_rows(sequence, results["diversity"]))
-        rows.extend(_memorisation_rows(sequence, results["memorisation"]))
+        for figure, n, *bounds in _memorisation_rows(results["memorisation"]):
+            rows.append((sequence, None, None, figure, n, None, *bounds))
     return rows
 
 
@@ -36,11 +38,12 @@ def _figure_rows(where: Row, name: str, figures: Mapping[str, Any]) -> list[Row]
     figure = figures[name]
     low, high = map(number, figure["interval"])
     if name == "kid":
-        return [(*where, name, figures["n"], number(figure["value"]), low, high, number(figure["floor"]))]
+        size = figures["n"], figures["d"]
+        return [(*where, name, *size, number(figure["value"]), low, high, number(figure["floor"]))]
     # One row per number of samples: the floor is known for halves only.
     return [
-        (*where, name, figures["n"], number(figure["value"]), None, None, None),
-        (*where, name, figures["half_n"], number(figure["half"]), low, high, number(figure["floor"])),
+        (*where, name, figures["n"], figures["d"], number(figure["value"]), None, None, None),
+        (*where, name, figures["half_n"], figures["d"], number(figure["half"]), low, high, number(figure["floor"])),
     ]
 
 
@@ -50,23 +53,22 @@ def _diversity_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
     synthetic = result["synthetic"]
     bounds: Sequence[float | None] = synthetic["interval"] or (None, None)
     real = number(result["real"]["mean"])
-    return [
-        (sequence, None, None, "ms-ssim", synthetic["pairs"], number(synthetic["mean"]), *map(number, bounds), real)
-    ]
+    figures = number(synthetic["mean"]), *map(number, bounds), real
+    return [(sequence, None, None, "ms-ssim", synthetic["pairs"], None, *figures)]
 
 
-def _memorisation_rows(sequence: str, result: Mapping[str, Any]) -> list[Row]:
+def _memorisation_rows(result: Mapping[str, Any]) -> list[Row]:
     synthetic, independent = result["synthetic"], result["independent"]
     row = (
-        sequence, None, None, "max correlation, median", synthetic["n"], number(synthetic["median"]),
+        "max correlation, median", synthetic["n"], number(synthetic["median"]),
         number(synthetic["p5"]), number(synthetic["p95"]), number(independent["median"]),
     )  # fmt: skip
-    return [row, (sequence, None, None, "suspected copies", synthetic["n"], len(result["flagged"]), None, None, 0)]
+    return [row, ("suspected copies", synthetic["n"], len(result["flagged"]), None, None, 0)]
 
 
 def audit_rows(document: Mapping[str, Any]) -> list[Row]:
     """Rows of `evaluate latents`: figure, n, value, low, high, independent."""
-    return [row[3:] for row in _memorisation_rows("", document["memorisation"])]
+    return _memorisation_rows(document["memorisation"])
 
 
 def prediction_rows(document: Mapping[str, Any]) -> list[Row]:

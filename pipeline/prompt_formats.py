@@ -1,8 +1,9 @@
 """Which files and streams are prompts, and what to do with those that are something else."""
 
 import csv
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..imaging.errors import InputError
@@ -58,6 +59,20 @@ def is_table(text: str) -> bool:
     if any(_names_columns(header, separator) for separator in OTHER_SEPARATORS):
         raise InputError("Standard input is a table whose cells are not separated by commas.", AS_CSV)
     return False
+
+
+def near_columns(names: Iterable[str]) -> dict[str, str]:
+    """Columns that condition nothing and are spelt almost as one that does: `Class`, `calss`; not `prompt_id`."""
+    known = {name.casefold(): name for name in sorted(KNOWN_COLUMNS)}
+    found = {}
+    for name in names:
+        word = name.strip().casefold()
+        # `prompt_id` is a name of its own, not `prompt` misspelt.
+        qualified = any(word.startswith(f"{other}_") for other in known)
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.85 if qualified else 0.8)
+        if near and name not in KNOWN_COLUMNS:
+            found[name] = known[near[0]]
+    return found
 
 
 def _is_array(text: str) -> bool:

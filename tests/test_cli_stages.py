@@ -138,6 +138,14 @@ def test_a_runtime_that_is_not_there_is_not_replaced(workplace: Path, capsys: py
     assert not Path("out").exists()
 
 
+def test_a_misspelt_condition_of_a_manifest_is_told(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.csv").write_text("id,prompt,calss,site\na,Lesion left.,1,X\n", encoding="utf-8")
+    assert run(["sample", "--prompt", "m.csv", "-o", "out", "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "The manifest's 'calss' is kept in the sidecars and changes no exam; did you mean 'class'?" in said
+    assert "'site'" not in said
+
+
 def test_dry_run_says_what_would_be_made_and_makes_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["sample", "--prompt", "report.txt", "-o", "out", "--seed", "0-2", "--shard", "2/3", "--dry-run"]
     assert run([*arguments, "--json"]) == 0
@@ -230,10 +238,10 @@ def test_phantoms_are_exams_that_encode_finds(workplace: Path, capsys: pytest.Ca
     arguments = ["phantom", "-n", "1", "--seed", "3", "--start", "5", "--shape", "16,16,8", "--spacing", "6,6,12"]
     assert run([*arguments, "--workers", "1", "-o", "exams", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert [record["id"] for record in lines(out)] == ["phantom1-00005_s3"] * 3
+    assert [record["id"] for record in lines(out)] == ["phantom1s3-00005_1"] * 3
     assert "phantoms: 1 of 1 exams" in err
     assert run(["encode", "exams", "-o", "latents", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("phantom1-00005_s3\t")
+    assert capsys.readouterr().out.startswith("phantom1s3-00005_1\t")
 
 
 def test_results_go_to_the_pipe_while_a_bar_is_on_the_terminal(workplace: Path) -> None:

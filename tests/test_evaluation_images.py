@@ -156,6 +156,15 @@ def test_other_grids_are_refused_and_the_way_out_named(sets, tmp_path, shape, sp
     assert "--grid" in caught.value.remedy
 
 
+def test_a_set_on_another_grid_is_refused_before_any_other_volume_is_read(sets, tmp_path):
+    synthetic = tmp_path / "s"
+    for i in range(COUNT):
+        write_exam(synthetic, f"s{i:02d}", anatomy(np.random.default_rng(i), (24, 24, 16)))
+    sources = {"real": sets / "real", "synthetic": synthetic}
+    with pytest.raises(InputError, match=r"'s00' of the synthetic set has the grid 24 x 24 x 16 .* 24 x 24 x 20"):
+        open_sets(sources, sequences=["t2w"], template=find_card(DEFAULT_MODEL), own_grid=True)
+
+
 def test_a_models_grid_takes_all(sets):
     images = open_sets({"real": sets / "real"}, sequences=["t2w"], template=find_card(DEFAULT_MODEL), own_grid=False)[
         "real"
@@ -206,11 +215,14 @@ def test_command_prints_one_json_line_and_names_the_copies(sets, capsys):
     arguments = ["--real", str(sets / "real"), "--synthetic", str(sets / "synthetic"), "--sequences", "t2w"]
     assert run(["evaluate", "images", *arguments, "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["flagged"] == ["s00", "s01", "s02"]
+    document = json.loads(out)
+    assert document["flagged"] == ["s00", "s01", "s02"]
     assert "Suspected copies of training exams: s00, s01, s02." in err
     assert run(["evaluate", "images", *arguments, "-q"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert rows[0][:4] == ["t2w", "pyramid", "volume", "kid"]
+    features = document["sequences"]["t2w"]["fidelity"]["pyramid"]["volume"]["d"]
+    assert rows[0][:6] == ["t2w", "pyramid", "volume", "kid", str(COUNT), str(features)]
+    assert {len(row) for row in rows} == {10}
     assert run(["evaluate", "images", *arguments, "--features", "medicalnet"]) == 2
     assert "medicalnet-resnet50" in capsys.readouterr().err
 

@@ -15,13 +15,13 @@ from ccella.zoo.record import Record
 SHAPE = (4, 6, 6, 5)
 
 
-def write_run(folder, latents, name="mean"):
+def write_run(folder, latents, name="mean", data=None):
     lines = []
     for number, latent in enumerate(latents):
         identifier = f"{folder.name}{number:02d}"
         path = folder / identifier / f"{identifier}_latent.safetensors"
         write_tensors(path, {name: torch.from_numpy(latent)})
-        lines.append(json.dumps(Record(identifier, "latent", path, {}).to_json(relative_to=folder)))
+        lines.append(json.dumps(Record(identifier, "latent", path, data or {}).to_json(relative_to=folder)))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
@@ -94,6 +94,23 @@ def test_folders_that_cannot_be_audited(runs, tmp_path):
     manifest.write_text(manifest.read_text(encoding="utf-8") * 2, encoding="utf-8")
     with pytest.raises(InputError, match="'s00' twice"):
         evaluate_latents(*runs)
+
+
+def test_latents_of_another_autoencoder_are_refused(runs, tmp_path):
+    def made_with(digest):
+        return {"model": {"id": "m", "files": {"autoencoder/a.safetensors": digest, "denoiser/d.safetensors": "x"}}}
+
+    rng = np.random.default_rng(3)
+    sets = [rng.normal(size=(11, *SHAPE)).astype(np.float32) for _ in range(3)]
+    one, two, other = (
+        write_run(tmp_path / name, latents, data=made_with(digest))
+        for name, latents, digest in zip("abc", sets, ("1" * 64, "1" * 64, "2" * 64), strict=True)
+    )
+    assert evaluate_latents(one, two)["flagged"] == []
+    with pytest.raises(InputError, match=r"'c00' of .* and 'a00' of .* are of different autoencoders"):
+        evaluate_latents(one, other)
+    with pytest.raises(InputError, match="different autoencoders"):
+        evaluate_latents(one, two, holdout=other)
 
 
 def test_report_names_every_exam_and_fetches_nothing(runs, tmp_path, capsys, show_page):

@@ -144,6 +144,17 @@ def test_wrong_requests_are_refused(tiny_model, tmp_path, capsys, arguments, mes
     words = ["export", str(tiny_model), "--to", "onnx", "--device", "cpu", "-q", *arguments]
     assert run([*words, "-o", str(tmp_path / "m")]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_part_without_weights_is_refused_before_a_folder_is_made(tiny_model, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    next(model.glob("denoiser*.safetensors")).unlink()
+    words = ["export", str(model), "--to", "onnx", "--device", "cpu", "--part", "denoiser", "-q"]
+    assert run([*words, "-o", str(tmp_path / "m")]) == 3
+    assert "denoiser" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 def test_the_installed_model_stays_as_it_is(capsys):

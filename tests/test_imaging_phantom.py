@@ -59,8 +59,8 @@ def test_exam_is_the_same_twice_and_differs_from_its_neighbours() -> None:
 
 def test_id_names_institution_index_and_seed() -> None:
     exam = make_exam(3, 7, institution=2, **SMALL)
-    assert exam.id == "phantom2-00007_s3"
-    assert exam.patient_id == "phantom2-00007"
+    assert exam.id == "phantom2s3-00007_1"
+    assert exam.patient_id == "phantom2s3-00007"
 
 
 def test_findings_are_those_of_the_exam() -> None:

@@ -20,7 +20,7 @@ SMALL = {"shape": (32, 32, 16), "spacing_mm": (3.0, 3.0, 6.0)}
 
 def test_collection_has_the_pi_cai_layout(tmp_path: Path) -> None:
     records = list(write_phantoms(tmp_path, 3, 0, start=2, prevalence=0.6, workers=1, **SMALL))
-    assert [record["id"] for record in records] == [f"phantom1-{index:05d}_s0" for index in (2, 3, 4)]
+    assert [record["id"] for record in records] == [f"phantom1s0-{index:05d}_1" for index in (2, 3, 4)]
     with (tmp_path / "marksheet.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for record, row, index in zip(records, rows, (2, 3, 4), strict=True):
@@ -119,14 +119,14 @@ def test_a_binary_marksheet_is_refused(tmp_path: Path) -> None:
 
 def test_removal_takes_one_collection_and_nothing_else(tmp_path: Path) -> None:
     list(write_phantoms(tmp_path, 1, 11, workers=1, **SMALL))
-    (tmp_path / "phantom1-00000").mkdir(exist_ok=True)
-    (tmp_path / "phantom1-00000" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "phantom1s1-00000").mkdir(exist_ok=True)
+    (tmp_path / "phantom1s1-00000" / "notes.txt").write_text("mine", encoding="utf-8")
     alone = read_all(tmp_path)
     list(write_phantoms(tmp_path, 3, 1, workers=1, **SMALL))
     collection = plan_collection(tmp_path, 1, **SMALL)
     remove_exams(collection, [1])
-    left = {path.name for path in tmp_path.glob("phantom*/*_s1_t2w.nii.gz")}
-    assert left == {f"phantom1-0000{index}_s1_t2w.nii.gz" for index in (0, 2)}
+    left = {path.name for path in tmp_path.glob("phantom1s1-*/*_t2w.nii.gz")}
+    assert left == {f"phantom1s1-0000{index}_1_t2w.nii.gz" for index in (0, 2)}
     remove_exams(collection)
     assert read_all(tmp_path) == alone
-    assert not (tmp_path / "phantom1-00002").exists()
+    assert not (tmp_path / "phantom1s1-00002").exists()

@@ -27,12 +27,12 @@ def whole(base, read_files) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--shape", "16,16,9"), "phantom1_s0.shape = [16, 16, 8], but this one has [16, 16, 9]."),
-        (("--spacing", "6,6,11"), "phantom1_s0.spacing_mm = [6.0, 6.0, 12.0], but this one has [6.0, 6.0, 11.0]."),
-        (("--prevalence", "1", "--resume"), "phantom1_s0.prevalence = null, but this one has 1.0."),
-        (("--even-places",), "phantom1_s0.even_places"),
+        (("--shape", "16,16,9"), "phantom1s0.shape = [16, 16, 8], but this one has [16, 16, 9]."),
+        (("--spacing", "6,6,11"), "phantom1s0.spacing_mm = [6.0, 6.0, 12.0], but this one has [6.0, 6.0, 11.0]."),
+        (("--prevalence", "1", "--resume"), "phantom1s0.prevalence = null, but this one has 1.0."),
+        (("--even-places",), "phantom1s0.even_places"),
         # Indices that are not there yet: they would be of another kind than the others.
-        (("--prevalence", "1", "--start", "9"), "phantom1_s0.prevalence = null, but this one has 1.0."),
+        (("--prevalence", "1", "--start", "9"), "phantom1s0.prevalence = null, but this one has 1.0."),
     ],
 )
 def test_other_options_are_refused_and_nothing_is_written(options, words, program, whole, read_files, tmp_path):
@@ -48,22 +48,22 @@ def test_a_collection_grows_beside_another_and_is_replaced_when_asked(program, w
     out = tmp_path / "out"
     for words in (("3", "--prevalence", "1"), ("1", "--seed", "7", "--prevalence", "0.5")):
         assert program.run(*WORDS, *words, "-o", "out", cwd=tmp_path).code == 0
-    other = {name: data for name, data in read_files(out).items() if "_s7" in name}
+    other = {name: data for name, data in read_files(out).items() if "phantom1s7-" in name}
     assert len(other) == 7
     assert program.run(*WORDS, "2", "--overwrite", "-o", "out", cwd=tmp_path).code == 0
     files = read_files(out)
     asked = {name for name in whole if "-00000_" in name or "-00001_" in name}
-    assert {name for name in files if "_s0" in name} == asked
-    assert all(data == whole[name] for name, data in files.items() if "_s0" in name)
-    assert {name: data for name, data in files.items() if "_s7" in name} == other
+    assert {name for name in files if "phantom1s0-" in name} == asked
+    assert all(data == whole[name] for name, data in files.items() if "phantom1s0-" in name)
+    assert {name: data for name, data in files.items() if "phantom1s7-" in name} == other
     rows = files["marksheet.csv"].decode().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [
-        ["phantom1-00000", "s0"], ["phantom1-00000", "s7"], ["phantom1-00001", "s0"],
+        ["phantom1s0-00000", "1"], ["phantom1s0-00001", "1"], ["phantom1s7-00000", "1"],
     ]  # fmt: skip
     assert program.run(*WORDS, "4", "--resume", "-o", "out", cwd=tmp_path).code == 0
     assert whole.items() <= read_files(out).items() | {("marksheet.csv", whole["marksheet.csv"])}
     settings = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-    assert settings["collections"]["phantom1_s7"] == {
+    assert settings["collections"]["phantom1s7"] == {
         "shape": [16, 16, 8], "spacing_mm": [6.0, 6.0, 12.0], "prevalence": 0.5,
     }  # fmt: skip
 
@@ -118,5 +118,5 @@ def test_what_cannot_be_meant_is_refused(program, tmp_path):
 
 def test_a_dry_run_names_the_share(program, tmp_path):
     done = program.run(*WORDS, "5", "--shard", "2/2", "--dry-run", "-o", "out", cwd=tmp_path)
-    assert done.out.split() == [f"phantom1-0000{index}_s0" for index in (2, 3, 4)]
+    assert done.out.split() == [f"phantom1s0-0000{index}_1" for index in (2, 3, 4)]
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ import pytest
 
 from ccella.diffusion.noise import seed_from_id
 from ccella.imaging.errors import InputError
+from ccella.pipeline.prompt_formats import near_columns
 from ccella.pipeline.prompts import PromptItem, expand_seeds, read_prompts
 
 
@@ -226,3 +227,15 @@ def test_seeds_come_from_the_command_then_the_manifest_then_the_id():
 def test_ids_that_collide_once_the_seed_is_added_are_refused():
     with pytest.raises(InputError, match="'a_s1' and 'A_s1' are the same"):
         expand_seeds([PromptItem("a", "x"), PromptItem("A", "y")], (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [("calss", "class"), ("Class", "class"), ("spacing_cm", "spacing_mm"), ("Seed", "seed"), ("patient", "patient_id")],
+)
+def test_a_column_spelt_almost_as_a_known_one_is_told(column, meant):
+    assert near_columns([column]) == {column: meant}
+
+
+def test_columns_of_another_meaning_are_not_told():
+    assert near_columns(["id", "class", "site", "age", "prompt_id", "class_source", "report_path", "score"]) == {}

@@ -106,7 +106,7 @@ def test_a_marksheet_of_phantoms_speaks_for_images_of_another_format(program, pl
     pipe(program, place, [*PHANTOM, "-o", "sheet"])
     shutil.copy(place / "sheet/marksheet.csv", tmp_path)
     for channel in CHANNELS:
-        (tmp_path / f"phantom1-00000_s0_{channel}.mha").touch()
+        (tmp_path / f"phantom1s0-00000_1_{channel}.mha").touch()
     (exam,) = find_exams(tmp_path, CHANNELS)
     assert exam.synthetic and is_synthetic(exam)
 

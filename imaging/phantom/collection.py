@@ -21,7 +21,7 @@ from ..atomic import remove_remains, write_text
 from ..errors import InputError
 from ..layouts import MARKSHEET, PHANTOM_CENTER, read_table
 from ..locks import FileLock, LockUnsupportedError
-from .exam import check_request, exam_id
+from .exam import STUDY, check_request, collection_name, exam_id, patient_id
 from .findings import Findings
 from .parameters import load_parameters
 
@@ -61,7 +61,7 @@ class Collection:
     @property
     def name(self) -> str:
         """Tells the collections of a folder apart."""
-        return f"phantom{self.institution}_s{self.seed}"
+        return collection_name(self.seed, self.institution)
 
     def settings(self) -> dict[str, Any]:
         """What all exams of the collection share, JSON-able."""
@@ -90,8 +90,12 @@ class PhantomFiles:
         return exam_id(self.collection.seed, self.index, self.collection.institution)
 
     @property
+    def patient_id(self) -> str:
+        return patient_id(self.collection.seed, self.index, self.collection.institution)
+
+    @property
     def images(self) -> dict[str, Path]:
-        folder = self.collection.out / self.id.split("_", 1)[0]
+        folder = self.collection.out / self.patient_id
         return {name: folder / f"{self.id}_{name}.nii.gz" for name in CHANNELS}
 
     @property
@@ -150,11 +154,11 @@ def plan_collection(
 
 def remove_exams(collection: Collection, indices: Sequence[int] | None = None) -> None:
     """Removes a collection's exams and their rows of the marksheet, or those of some indices; nothing else."""
-    out, name, study = collection.out, f"phantom{collection.institution}", f"s{collection.seed}"
+    out, name = collection.out, collection.name
     if indices is None:
         patterns = (
-            f"{name}-*/{name}-*_{study}_*.nii.gz", f"masks/{name}-*_{study}_*.nii.gz",
-            f"findings/{name}-*_{study}.json", f"reports/{name}-*_{study}.txt",
+            f"{name}-*/{name}-*_{STUDY}_*.nii.gz", f"masks/{name}-*_{STUDY}_*.nii.gz",
+            f"findings/{name}-*_{STUDY}.json", f"reports/{name}-*_{STUDY}.txt",
         )  # fmt: skip
         doomed = [path for pattern in patterns for path in out.glob(pattern)]
     else:
@@ -162,15 +166,15 @@ def remove_exams(collection: Collection, indices: Sequence[int] | None = None) -
     for path in doomed:
         path.unlink(missing_ok=True)
         folder = path.parent
-        if folder.name.startswith(name) and folder.is_dir() and not any(folder.iterdir()):
+        if folder.name.startswith(f"{name}-") and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    ids = None if indices is None else {exam.id for exam in collection.exams(indices)}
+    patients = None if indices is None else {exam.patient_id for exam in collection.exams(indices)}
 
     def keep(rows: Rows) -> Rows:
-        def goes(patient: str, row: str) -> bool:
-            return patient.startswith(f"{name}-") and row == study and (ids is None or f"{patient}_{row}" in ids)
+        def goes(patient: str) -> bool:
+            return patient.startswith(f"{name}-") if patients is None else patient in patients
 
-        return {key: row for key, row in rows.items() if not goes(*key)}
+        return {(patient, study): row for (patient, study), row in rows.items() if not goes(patient)}
 
     if (out / MARKSHEET).is_file():
         _change_marksheet(out, keep)
@@ -178,10 +182,9 @@ def remove_exams(collection: Collection, indices: Sequence[int] | None = None) -
 
 def marksheet_row(exam: PhantomFiles, findings: Findings) -> dict[str, str]:
     """The row of an exam."""
-    patient, study = exam.id.split("_", 1)
     return {
-        "patient_id": patient,
-        "study_id": study,
+        "patient_id": exam.patient_id,
+        "study_id": STUDY,
         "patient_age": str(findings.age),
         "psa": f"{findings.psa_ng_ml:g}",
         "psad": f"{findings.psa_ng_ml / findings.volume_ml:.2f}",

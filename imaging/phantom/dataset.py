@@ -189,7 +189,7 @@ def _made_otherwise(path: Path, what: str) -> InputError:
 def _record(files: PhantomFiles, findings: Findings, *, written: bool) -> dict[str, Any]:
     return {
         "id": files.id,
-        "patient_id": files.id.split("_", 1)[0],
+        "patient_id": files.patient_id,
         "files": {name: str(path) for name, path in files.images.items()},
         "masks": {name: str(path) for name, path in files.masks.items()},
         "report_path": str(files.report),

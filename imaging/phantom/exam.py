@@ -22,8 +22,8 @@ class PhantomExam:
     """One exam with known truth; every volume is [x, y, z] RAS on one grid.
 
     Attributes:
-        id: `phantom<institution>-<index>_s<seed>`.
-        patient_id: The part before the underscore.
+        id: `<patient>_1`: a patient has one study.
+        patient_id: `phantom<institution>s<seed>-<index>`; collections of other seeds show other patients.
         t2w: T2-weighted image, whole numbers in arbitrary units.
         hbv: Diffusion-weighted image at b = 1600 s/mm2, whole numbers in arbitrary units.
         adc: ADC map in 1e-6 mm2/s, whole numbers.
@@ -44,9 +44,22 @@ class PhantomExam:
     report: str
 
 
+STUDY = "1"
+
+
+def collection_name(seed: int, institution: int) -> str:
+    """What the patients of one seed and institution are called by."""
+    return f"phantom{institution}s{seed}"
+
+
+def patient_id(seed: int, index: int, institution: int) -> str:
+    """Identifier of a patient."""
+    return f"{collection_name(seed, institution)}-{index:05d}"
+
+
 def exam_id(seed: int, index: int, institution: int) -> str:
-    """Identifier of an exam, also the stem of its files."""
-    return f"phantom{institution}-{index:05d}_s{seed}"
+    """Identifier of an exam, also the stem of its files: patient and study, as PI-CAI names them."""
+    return f"{patient_id(seed, index, institution)}_{STUDY}"
 
 
 def _stream(seed: int, index: int, institution: int, purpose: int) -> np.random.Generator:
@@ -111,10 +124,9 @@ def make_exam(
     def volume(data: Array) -> Volume:
         return Volume(data, affine)
 
-    name = exam_id(seed, index, institution)
     return PhantomExam(
-        id=name,
-        patient_id=name.split("_", 1)[0],
+        id=exam_id(seed, index, institution),
+        patient_id=patient_id(seed, index, institution),
         t2w=volume(images.t2w),
         hbv=volume(images.hbv),
         adc=volume(images.adc),
