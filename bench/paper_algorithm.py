@@ -8,6 +8,7 @@ scaled to 1000; the output says so.
 
     python bench/paper_algorithm.py                    # two minutes on two cores
     python bench/paper_algorithm.py --preset fast
+    python bench/paper_algorithm.py --model ./runs/student/model     # both versions with the student's weights
 """
 
 import argparse
@@ -202,8 +203,9 @@ def main() -> None:
             (f"ratio to the paper's algorithm, {how}", f"{plain[0] / ours[0]:.1f}x, CPU {plain[1] / ours[1]:.1f}x"),
         ]  # fmt: skip
     rows.append(("largest relative difference, prediction and decode", "{:.1e}, {:.1e}".format(*differences)))
+    kind = "student" if card.sampler.distilled else options.preset
     report(
-        "paper_algorithm" if options.preset is None else f"paper_algorithm_{options.preset}",
+        "paper_algorithm" if kind is None else f"paper_algorithm_{kind}",
         rows,
         {
             "plain": {"text": text_s.tolist(), "step": step_s.tolist(), "decode and write": files_s.tolist()},

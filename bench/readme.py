@@ -41,6 +41,8 @@ COMMANDS = {
     "study": "python bench/study.py docs/study/study.toml -o runs/study-phantom-short",
     "paper_algorithm": "python bench/paper_algorithm.py",
     "paper_algorithm_fast": "python bench/paper_algorithm.py --preset fast",
+    "paper_algorithm_student": "python bench/paper_algorithm.py --model STUDENT",
+    "compare_recipes": "python bench/compare_recipes.py --channels 32 64 64 --steps 500",
     "samplers": "python bench/samplers.py -n 32 --guidance-interval 400,999",
     "decode": "python bench/decode.py",
     "decode_memory": "python bench/decode_memory.py",
@@ -81,6 +83,8 @@ GOALS = {
     "ccella fp32": "0.9 of plain fp32",
     "ccella bf16, channels last": "0.5 of plain fp32",
 }
+# Goals of one benchmark's rows that begin so.
+OWN_GOALS = {"paper_algorithm_student": {"ratio to": "100x"}}
 # Goals of figures whose label begins so.
 GROUP_GOALS = {
     "FID of one distribution": "5 %",
@@ -90,10 +94,11 @@ GROUP_GOALS = {
 }
 
 
-def find_goal(label: str) -> str:
+def find_goal(benchmark: str, label: str) -> str:
     """The goal of a figure, if it has one."""
+    own = (goal for start, goal in OWN_GOALS.get(benchmark, {}).items() if label.startswith(start))
     groups = (goal for start, goal in GROUP_GOALS.items() if label.startswith(start))
-    return GOALS.get(label) or next(groups, "")
+    return next(own, None) or GOALS.get(label) or next(groups, "")
 
 
 def show(value: object) -> str:
@@ -114,7 +119,7 @@ def table(whole: bool) -> str:
         lines.append(f"| **`{command}`** on machine {LETTERS[machines.index(result['machine'])]} | | |")
         chosen = ("",) if whole else SUMMARIES.get(name, ("",))
         lines += [
-            f"| {label} | {show(value)} | {find_goal(label)} |"
+            f"| {label} | {show(value)} | {find_goal(name, label)} |"
             for label, value in result["figures"].items()
             if label.startswith(chosen)
         ]
