@@ -14,6 +14,7 @@ from pathlib import Path
 
 from machine import report
 
+from ccella.diffusion.noise import seed_from_id
 from ccella.evaluation.prompts import evaluate_prompt
 
 # Another seed than any training set: exams are a function of (seed, index).
@@ -28,8 +29,11 @@ def run(*arguments: object) -> None:
 
 def write_prompts(phantoms: Path, path: Path) -> None:
     """The reports of a phantom folder as a prompt manifest."""
-    files = sorted((phantoms / "reports").glob("*.txt"))
-    lines = [json.dumps({"id": file.stem, "prompt": file.read_text(encoding="utf-8")}) for file in files]
+    lines = []
+    for index, file in enumerate(sorted((phantoms / "reports").glob("*.txt"))):
+        # The noise does not depend on what phantoms are called: these names are of when the stored figures were made.
+        seed = seed_from_id(f"phantom1-{index:05d}_s{TEST_SEED}")
+        lines.append(json.dumps({"id": file.stem, "prompt": file.read_text(encoding="utf-8"), "seed": seed}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
