@@ -1,9 +1,10 @@
-"""The published recipe of the denoiser against the bundled one, on the bundled model's exams: prompt fidelity of each.
+"""The published recipe of the denoiser against the bundled one, on the bundled model's exams: what each has learned.
 
 Trains the bundled network, or a narrower one, from random weights with each recipe, with the same exams, steps,
 batches, optimizer and seed, samples one exam for each of N unseen reports from the same noise with the same sampler
-(DDIM without guidance, which the published recipe cannot have) and reads them with the reader of `ccella evaluate
-prompt`. Trainings resume.
+(DDIM without guidance, which the published recipe cannot have), compares them with the phantoms of the same reports
+(KID, whole volumes, mean of the sequences) and reads them with the reader of `ccella evaluate prompt`. Trainings
+resume.
 
     python bench/compare_recipes.py --latents runs/bundled/latents --masks runs/bundled/phantoms/masks
 """
@@ -18,10 +19,12 @@ from typing import Any
 
 from machine import report
 from prompt_fidelity import TEST_SEED, run, write_prompts
+from samplers import compare_sets, volume_features
 
 from ccella.evaluation.prompts import evaluate_prompt
 
 MODEL = "ccella-pp/phantom"
+EXTRACTOR = "pyramid"
 FIGURES = ("lesion_auc", "side_accuracy", "zone_accuracy")
 # What the rows without masks have in common; rates and batches are the bundled card's in all rows, since the published
 # ones are meant for a hundred times as many steps. `published` is noise prediction, absolute error and uniform
@@ -71,7 +74,8 @@ def measure_recipe(name: str, options: argparse.Namespace, phantoms: Path) -> di
         *("sample", "--prompt", options.work / "prompts.jsonl", "--model", model, "-o", samples, "-q", "--resume"),
         *("--sampler", "ddim", "--steps", options.sampling_steps, "--guidance", 1, "--batch-size", 8),
     )
-    return evaluate_prompt(samples, phantoms)
+    real, synthetic = (volume_features(folder, MODEL, EXTRACTOR) for folder in (phantoms, samples))
+    return {**evaluate_prompt(samples, phantoms), "fidelity": compare_sets(real, synthetic)}
 
 
 def start_shards(count: int) -> None:
@@ -89,8 +93,13 @@ def start_shards(count: int) -> None:
 
 
 def figure_rows(name: str, document: dict[str, Any]) -> list[tuple[str, object]]:
-    """The three figures of a recipe as rows of the result."""
-    rows: list[tuple[str, object]] = []
+    """The figures of a recipe as rows of the result."""
+    kid = document["fidelity"]
+    low, high = kid["kid_interval"]
+    rows: list[tuple[str, object]] = [
+        (f"{name}: KID", f"{kid['kid']:.3g}  [{low:.3g}, {high:.3g}], floor {kid['kid_floor']:.2g}"),
+        (f"{name}: class head AUC", f"{document['class_head_auc']:.3f}"),
+    ]
     for figure in FIGURES:
         entry = document["synthetic"]["figures"][figure]
         low, high = entry["interval"]

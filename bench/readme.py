@@ -18,7 +18,8 @@ INTRODUCTION = "# Figures\n\nEvery row that a command under `bench/` printed; ma
 SUMMARIES = {
     "faults": ("faults", "lost"),
     "interval_coverage": ("interval over trainings",),
-    "samplers": ("preset", "ddpm"),
+    "samplers": ("preset", "student", "ddpm"),
+    "prompt_fidelity_student": ("exams", "generated", "class head"),
     "study": ("runs", "trainings", "test exams", "positives"),
     "metrics_agreement": ("FID against", "FID by", "KID", "FID of one", "AUC", "AP", "DeLong", "95 % interval of"),
 }
@@ -28,6 +29,7 @@ COMMANDS = {
     "command_time": "python bench/command_time.py",
     "autoencoder": "python bench/autoencoder.py --real EXAMS",
     "prompt_fidelity": "python bench/prompt_fidelity.py",
+    "prompt_fidelity_student": "python bench/prompt_fidelity.py --model STUDENT --name prompt_fidelity_student",
     "reproducibility": "python bench/reproducibility.py",
     "full_size": "python bench/full_size.py",
     "encode": "python bench/encode.py",
