@@ -186,20 +186,23 @@ def store_measured(card: Card, rows: list[dict[str, Any]], exams: int) -> list[s
 
 
 def draw_plot(rows: list[dict[str, Any]]) -> None:
-    """docs/samplers.png: KID and the lesion's AUC by number of steps."""
+    """docs/samplers.png: KID and the lesion's AUC by number of steps, with their 95 % intervals."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     published = next(row for row in rows if row["published"])
-    for axes, title, value in zip(
+    for axes, title, value, interval in zip(
         figure.subplots(1, 2),
         ("KID against the phantoms", "prompt fidelity: AUC of the lesion"),
         (lambda row: row["kid"], lambda row: row["prompt"]["lesion_auc"]),
+        (lambda row: row["kid_interval"], lambda row: row["prompt_intervals"]["lesion_auc"]),
         strict=True,
     ):
         for sampler in dict.fromkeys(row["sampler"] for row in rows if not row["published"]):
             own = [row for row in rows if row["sampler"] == sampler and not row["published"]]
-            axes.plot([row["steps"] for row in own], [value(row) for row in own], marker="o", label=sampler)
+            steps, values = [row["steps"] for row in own], [value(row) for row in own]
+            bars = np.abs(np.array([interval(row) for row in own]) - np.array(values)[:, None]).T
+            axes.errorbar(steps, values, yerr=bars, marker="o", elinewidth=0.7, label=sampler)
         label = f"published, {published['steps']} steps"
         axes.axhline(value(published), color="black", linestyle="--", label=label)
         axes.set(title=title, xlabel="steps", xscale="log")
@@ -207,7 +210,7 @@ def draw_plot(rows: list[dict[str, Any]]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     figure.axes[0].axhspan(*published["kid_interval"], color="black", alpha=0.1, label="its 95 % interval")
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(DOCS / "samplers.png", dpi=120, metadata={"Software": None})
 
 
