@@ -15,6 +15,7 @@ import torch
 from decode import ours
 from machine import report
 
+from ccella.export.devices import computes_in_bf16
 from ccella.export.layouts import choose_layouts
 from ccella.pipeline.memory import read_peak, reset_peak
 from ccella.zoo.family import load_family
@@ -62,11 +63,14 @@ def main() -> None:
         measure(options.row[0], shape, float(options.row[1]))
         return
     rows = [("latent decoded", options.latent)]
-    for precision in ("fp32", "bf16"):
+    bf16 = computes_in_bf16(torch.device("cpu"))
+    for precision in ("fp32", "bf16") if bf16 else ("fp32",):
         for part in PARTS:
             command = [sys.executable, __file__, "--latent", options.latent, "--row", precision, str(part)]
             line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
             rows.append((f"decode, {precision}, {part:g} of the whole's estimate", line))
+    if not bf16:
+        rows.append(("decode, bf16", "not measured: this processor has no instructions for it"))
     report(
         "decode_memory" if options.latent == "32,32,32" else "decode_memory_" + options.latent.replace(",", "x"), rows
     )

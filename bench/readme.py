@@ -48,7 +48,7 @@ COMMANDS = {
     "paper_algorithm_fast": "python bench/paper_algorithm.py --preset fast",
     "paper_algorithm_student": "python bench/paper_algorithm.py --model STUDENT",
     "compare_recipes": "python bench/compare_recipes.py --channels 32 64 64 --steps 500 --sampling-steps 25 "
-    "--recipes published bundled --latents LATENTS --masks MASKS",
+    "--recipes published v-prediction bundled --latents LATENTS --masks MASKS",
     "samplers": "python bench/samplers.py -n 32 --guidance-interval 400,999 --student STUDENT",
     "decode": "python bench/decode.py",
     "decode_memory": "python bench/decode_memory.py",
