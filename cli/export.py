@@ -11,6 +11,7 @@ from ..zoo.registry import find_card
 from .notes import say
 from .options import device_option, stream_options
 from .output import Output
+from .stages import require_weights
 
 if TYPE_CHECKING:
     from ..zoo.graphs import Graph
@@ -92,8 +93,13 @@ def command(
     card = find_card(model)
     graphs = choose_graphs(card, parts, choose_shapes(card, shapes))
     export = _export_onnx if target == "onnx" else _export_tensorrt
+
+    def prepare() -> Card:
+        require_weights(card, *dict.fromkeys(graph.part for graph in graphs))
+        return prepare_folder(card, out)
+
     # What the machine or the model lacks is said before a folder is made.
-    rows = export(card, graphs, precision, device, lambda: prepare_folder(card, out))
+    rows = export(graphs, precision, device, prepare)
     with Output("part", "precision", "largest error", "tolerance", "file", as_json=as_json) as output:
         for part, path, parity in rows:
             if as_json:
@@ -104,12 +110,12 @@ def command(
 
 
 def _export_onnx(
-    card: Card, graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
 ) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    from ..export.onnx_export import check_request, export_graph
+    from ..export.onnx_export import check_export, export_graph
     from ..export.records import onnx_path
 
-    check_request(card, graphs, precision=precision, device=device)
+    check_export(precision, device)
     card = prepare()
     for graph in graphs:
         say(f"Exporting the {graph.name}.")
@@ -119,14 +125,11 @@ def _export_onnx(
 
 
 def _export_tensorrt(
-    card: Card, graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
+    graphs: "Sequence[Graph]", precision: str, device: str, prepare: Callable[[], Card]
 ) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     from ..export.tensorrt import choose_gpu, export_engines
-    from ..zoo.loading import part_paths
 
     gpu = choose_gpu(device, precision)
-    for part in dict.fromkeys(graph.part for graph in graphs):
-        part_paths(card, part)
     for graph, engine in export_engines(prepare(), graphs, precision=precision, gpu=gpu, say=say):
         parity = {"sha256": engine.sha256, "max_error": engine.max_error, "tolerance": engine.tolerance}
         yield graph.name, engine.path, parity | {"key_sha256": engine.key.digest, "gpu": gpu.name}

@@ -16,7 +16,7 @@ from ..imaging.errors import InputError
 from ..zoo.card import Card
 from ..zoo.family import load_family
 from ..zoo.graphs import Graph, ShapeRange
-from ..zoo.loading import load_part, part_paths, sha256_file
+from ..zoo.loading import load_part, sha256_file
 from .devices import PRECISIONS
 from .onnx_net import OnnxNet
 from .onnx_providers import choose_onnx_device, choose_provider, import_onnxruntime
@@ -75,16 +75,13 @@ def choose_shapes(card: Card, shapes: Sequence[Sequence[int]] | None) -> ShapeRa
     return ShapeRange(low, best, high)
 
 
-def check_request(card: Card, graphs: Sequence[Graph], *, precision: str, device: str) -> None:
-    """Refuses what `export_graph` would refuse before any work, so that no folder is made for it.
+def check_export(precision: str, device: str) -> None:
+    """Refuses what `export_graph` would refuse of its comparison, before any folder is made for it.
 
     Raises:
         InputError: The device is not there, or cannot compute in the precision.
-        WeightsMissingError: The weights of a graph's part are still to be trained or fetched.
     """
     _choose_checker(precision, choose_onnx_device(device))
-    for part in dict.fromkeys(graph.part for graph in graphs):
-        part_paths(card, part)
 
 
 def export_graph(
