@@ -107,6 +107,12 @@ def figure_rows(name: str, document: dict[str, Any]) -> list[tuple[str, object]]
     return rows
 
 
+def summarise(document: dict[str, Any]) -> dict[str, Any]:
+    """What is stored of a recipe: no readings of single exams."""
+    kept = {name: document[name] for name in ("exams", "positives", "reader", "versions", "class_head_auc", "fidelity")}
+    return kept | {name: document["synthetic"][name] for name in ("figures", "places")}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=Path, required=True, help="of the training exams, by the bundled encoder")
@@ -138,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.recipes:
         documents[name] = measure_recipe(name, options, phantoms)
         rows += figure_rows(name, documents[name])
-    report("compare_recipes", rows, documents)
+    report("compare_recipes", rows, {name: summarise(document) for name, document in documents.items()})
 
 
 if __name__ == "__main__":
