@@ -2,13 +2,15 @@
 
 from ..imaging.errors import InputError
 from .definition import STAGES, Study
+from .sources import generator_settings
 
 
 def check_study(study: Study) -> None:
-    """Refuses training options, models and channels that do not exist.
+    """Refuses training options, models, presets and channels that do not exist.
 
     Raises:
-        InputError: An option is unknown or out of range, or the classifier has not the channels of a sequence set.
+        InputError: An option is unknown or out of range, the classifier has not the channels of a sequence set, or a
+            model that samples has no such preset or cannot take so many steps.
         UnknownModelError: A model is not known.
     """
     from ..training.classifier import ClassifierTraining, select_channels
@@ -24,4 +26,4 @@ def check_study(study: Study) -> None:
         select_channels(classifier, channels)
     for source in study.synthetic.values():
         if source.sample is not None:
-            find_card(str(source.sample["model"]))
+            generator_settings(source.sample)

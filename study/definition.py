@@ -27,7 +27,7 @@ class Source:
     Attributes:
         exams: Folder or manifest; None for the other kinds.
         phantoms: Arguments of `ccella phantom` (institution, count, seed, start, prevalence), or None.
-        sample: Arguments of `ccella sample` (model, steps, labels), or None.
+        sample: Arguments of `ccella sample` (model, preset, steps, labels), or None.
     """
 
     exams: Path | None = None
@@ -149,8 +149,9 @@ def _source(table: Table, *, samples: bool = False) -> Source:
         if not 0 <= inner.number("prevalence", 0.0) <= 1:
             raise inner.fail("prevalence", "a share from 0 to 1")
         return Source(phantoms=inner.data)
-    inner.allow("model", "steps", "labels")
+    inner.allow("model", "preset", "steps", "labels")
     inner.choice("labels", LABELS, "model")
+    inner.text("preset", "")
     inner.integer("steps", 1, minimum=1)
     return Source(sample={**inner.data, "model": _model(inner.text("model"), table.file)})
 

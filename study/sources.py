@@ -6,12 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..imaging.errors import InputError
 from ..imaging.exams import Exam, find_exams
 from ..pipeline.seeds import Shard
 from .definition import Source, Study
 from .sharing import Say, hold
+
+if TYPE_CHECKING:
+    from ..pipeline.sampler_settings import SampleSettings
+    from ..zoo.card import Card
+
+BATCH_SIZE = 4  # samples denoised together
 
 
 def institution_exams(source: Source, channels: Sequence[str], folder: Path, say: Say) -> list[Exam]:
@@ -113,14 +120,28 @@ def synthetic_exams(source: Source, reports: Sequence[Exam], channels: Sequence[
     return exams
 
 
+def generator_settings(table: Mapping[str, Any]) -> "tuple[Card, SampleSettings]":
+    """The model of a `sample` table of the study file, and how it samples.
+
+    Raises:
+        UnknownModelError: There is no such model.
+        InputError: The model has no such preset, or cannot take so many steps.
+    """
+    from ..pipeline.sampler_settings import choose_settings
+    from ..zoo.registry import find_card
+
+    card = find_card(str(table["model"]))
+    return card, choose_settings(card, preset=table.get("preset"), steps=table.get("steps"), batch_size=BATCH_SIZE)
+
+
 def sample_exams(
-    table: Mapping[str, object], reports: Sequence[Exam], folder: Path, study: Path, device: str, say: Say,
+    table: Mapping[str, Any], reports: Sequence[Exam], folder: Path, study: Path, device: str, say: Say,
     shard: Shard | None = None,
 ) -> None:  # fmt: skip
     """Samples one exam per report; complete ones are kept.
 
     Args:
-        table: Model and steps.
+        table: Model, preset and steps.
         reports: Institution 1's training exams.
         folder: Where samples go.
         study: The study folder, whose locks say which process samples what.
@@ -129,8 +150,7 @@ def sample_exams(
         shard: The process's share comes first; then it makes or awaits the others, since all exams are needed.
 
     Raises:
-        InputError: Institution 1 has no reports.
-        CardError: The model is no such model.
+        InputError: Institution 1 has no reports; and see `generator_settings`.
     """
     silent = [exam.id for exam in reports if not (exam.text or "").strip()]
     if silent:
@@ -157,20 +177,16 @@ def _plan_shards(folder: Path, shard: Shard | None) -> list[Shard | None]:
 
 
 def _sample(
-    table: Mapping[str, object], reports: Sequence[Exam], folder: Path, device: str, say: Say, shard: Shard | None
+    table: Mapping[str, Any], reports: Sequence[Exam], folder: Path, device: str, say: Say, shard: Shard | None
 ) -> None:
     from ..export.runtimes import choose_runtime
     from ..pipeline.prompts import PromptItem, expand_seeds
     from ..pipeline.provenance import model_entry
     from ..pipeline.run_folder import RunFolder
     from ..pipeline.sample import sample
-    from ..pipeline.sampler_settings import choose_settings
     from ..zoo.loading import load_text_encoder
-    from ..zoo.registry import find_card
 
-    card = find_card(str(table["model"]))
-    steps = table.get("steps")
-    settings = choose_settings(card, steps=steps if isinstance(steps, int) else None, batch_size=4)
+    card, settings = generator_settings(table)
     runtime = choose_runtime("torch", card, device=device)
     items = expand_seeds([PromptItem(exam.id, exam.text or "") for exam in reports], None)
     items = list(items if shard is None else shard.select(items))

@@ -233,6 +233,8 @@ def test_words_of_a_digest_are_kept_apart(tmp_path: Path) -> None:
         ('{ exams = "second.csv" }', "{ phantoms = { count = 9, prevalence = 7 } }", "prevalence is 7"),
         ('exams = "made.csv"', 'sample = { model = "nosuch" }', "There is no model 'nosuch'"),
         ('exams = "made.csv"', 'sample = { model = "ccella-pp/phantom", steps = "8" }', "steps is '8'"),
+        ('exams = "made.csv"', 'sample = { model = "ccella-pp/phantom", preset = "quick" }', "has no preset 'quick'"),
+        ('exams = "made.csv"', 'sample = { model = "ccella-pp/phantom", steps = 2000 }', "2000"),
         ('["t2w"]', '["t2"]', "has no channel 't2'"),
         ('["t2w"]', '["t2w", "t2w"]', "names? a channel twice"),
         ('"./classifier"', '"nosuch"', "There is no model 'nosuch'"),
