@@ -60,7 +60,12 @@ def make_template(card: Card, weights: Path) -> dict[str, Any]:
     """
     document = copy.deepcopy(dict(card.document))
     place = card.image.channel_names.index(SEQUENCE)
-    document |= {"id": "ccella/phantom", "title": "CCELLA on phantoms: a report in, a T2-weighted image out"}
+    document |= {
+        "id": "ccella/phantom",
+        "title": "CCELLA on phantoms: a report in, a T2-weighted image out",
+        "description": "The bundled bpMRI model's recipe on the T2-weighted sequence alone, begun with that model's weights. "
+        "What it generates is a phantom, not clinical evidence.",
+    }
     document["image"]["channels"] = [document["image"]["channels"][place]]
     latent = document["latent"]
     latent["channels"] = latent["channels_per_image_channel"]
