@@ -63,7 +63,7 @@ def make_template(card: Card, weights: Path) -> dict[str, Any]:
     document |= {
         "id": "ccella/phantom",
         "title": "CCELLA on phantoms: a report in, a T2-weighted image out",
-        "description": "The bundled bpMRI model's recipe on the T2-weighted sequence alone, begun with that model's weights. "
+        "description": "The bundled bpMRI model's recipe on the T2-weighted sequence alone, begun with its weights. "
         "What it generates is a phantom, not clinical evidence.",
     }
     document["image"]["channels"] = [document["image"]["channels"][place]]
