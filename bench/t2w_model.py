@@ -72,8 +72,9 @@ def main() -> None:
     for name, exams in sets.items():
         if name in samples:
             found = evaluate_images(
-                phantoms, samples[name], template=card, own_grid=True, extractors=[extractor], sequences=[SEQUENCE]
-            )
+                phantoms, samples[name], template=card, own_grid=True, extractors=[extractor], sequences=[SEQUENCE],
+                count=len(exams),
+            )  # fmt: skip
             views = found.document["sequences"][SEQUENCE]["fidelity"][DEFAULT_EXTRACTOR]
             kid = views[VOLUME]["kid"]
             low, high = kid["interval"]
