@@ -6,11 +6,11 @@
 #                                              `PYTHON` likewise; options go to the training of the denoiser)
 #   PHANTOMS=... bench/train_t2w.sh            phantoms with their masks that are there already, instead of COUNT
 #
-# The model of docs/study had an hour of one core without bf16, on the phantoms of `COUNT=1000 bench/train_bundled.sh`:
+# The model of docs/study had 42 minutes of one core without bf16, on the phantoms of `COUNT=1000 bench/train_bundled.sh`:
 #   PHANTOMS=... STEPS=600 bench/train_t2w.sh runs/t2w --batch-size 8 --set learning_rate=4e-4 --set ema_decay=0.99 \
 #     --set channels_last=true
 #
-# Then, in a copy of the study file: sample = { model = "/path/to/WORK/model", labels = "exam" } under [synthetic.t2w].
+# docs/study/study.toml samples from runs/t2w/model: python bench/study.py docs/study/study.toml -o runs/study-phantom-short
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${1:-runs/t2w}
